@@ -1,0 +1,51 @@
+"""Search among people: galleries of person vectors with metadata, and exact queries on them.
+
+Names are loaded when first used, so that `import reid_index` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import ReidIndexError
+    from .fingerprint import Fingerprint
+    from .gallery import Gallery
+    from .metric import Metric
+    from .result import Match, Result
+    from .shard import Shard, open_shard, write_shard
+    from .vectors import ArrayStream
+    from .verify import verify_gallery
+
+__all__ = [
+    "ArrayStream",
+    "Fingerprint",
+    "Gallery",
+    "Match",
+    "Metric",
+    "ReidIndexError",
+    "Result",
+    "Shard",
+    "open_shard",
+    "verify_gallery",
+    "write_shard",
+]
+
+_HOME = {
+    "ArrayStream": "vectors",
+    "Fingerprint": "fingerprint",
+    "Gallery": "gallery",
+    "Match": "result",
+    "Metric": "metric",
+    "ReidIndexError": "errors",
+    "Result": "result",
+    "Shard": "shard",
+    "open_shard": "shard",
+    "verify_gallery": "verify",
+    "write_shard": "shard",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -1,0 +1,67 @@
+"""What made a vector: the extractor and every setting that changes its numbers.
+
+Two vectors can be compared only when their fingerprints are equal. This module knows nothing of
+how extraction works.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .errors import BadShard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Identity of an extractor.
+
+    name, version: which code; version changes when its numbers do.
+    weights_sha256: of the weight file (of `.xml` then `.bin` for OpenVINO); None without weights.
+    height, width: input size in pixels; None for embeddings made elsewhere, as all that follows.
+    interpolation: "bilinear" or "bicubic", Pillow's antialiased filters.
+    color_order: "RGB" or "BGR", as the model wants it.
+    scale, mean, std: a pixel value v in 0…255 of channel c, in color_order, enters the model as
+        (v · scale − mean[c]) / std[c].
+    flip: whether the mirrored crop's vector was added.
+    pooling: how a map became one vector, in the extractor's own word.
+    """
+
+    name: str
+    version: str
+    weights_sha256: str | None = None
+    height: int | None = None
+    width: int | None = None
+    interpolation: str | None = None
+    color_order: str | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    flip: bool = False
+    pooling: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with every field."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> "Fingerprint":
+        """The inverse of `to_json`. Raises BadShard for anything that is not a fingerprint."""
+        if not isinstance(data, dict) or not {"name", "version"} <= data.keys():
+            raise BadShard("the fingerprint is not an object with at least name and version")
+        unknown = data.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise BadShard(f"the fingerprint has unknown fields: {', '.join(sorted(unknown))}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
+        return cls(**values)
+
+    def differences(self, other: "Fingerprint") -> list[str]:
+        """One line "field: mine ≠ theirs" for each field that differs; empty when equal."""
+        return [
+            f"{field.name}: {getattr(self, field.name)!r} ≠ {getattr(other, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]

@@ -1,0 +1,122 @@
+"""The table of items: one row for each vector, what is known of it, in fixed types.
+
+The standard columns are always there (null where unknown); further columns are kept as they come
+if they are of a type that can be filtered on.
+"""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import BadItems
+
+TIME = pa.timestamp("us", tz="UTC")
+BOX = pa.list_(pa.float32(), 4)
+
+STANDARD: dict[str, pa.DataType] = {
+    "item": pa.int64(),
+    "source": pa.string(),
+    "video": pa.string(),
+    "camera": pa.int32(),
+    "person": pa.string(),
+    "track": pa.string(),
+    "start": TIME,
+    "end": TIME,
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "frame_first": pa.int64(),
+    "frame_last": pa.int64(),
+    "box": BOX,
+}
+"""Column → type. `item` is unique in a gallery and never reused; `source` is a path or URI
+relative to the build root; `person` is a label, for evaluation; `start` and `end` are points in
+time, `start_s` and `end_s` seconds in the video; `box` is x, y, width, height in pixels."""
+
+
+def conform(table: pa.Table) -> pa.Table:
+    """The table with every standard column, first and in order, cast to its type.
+
+    Text becomes numbers or times where the column wants them (ISO 8601, UTC when it names no
+    zone). Columns `attr.<name>` become dictionary strings, lists of strings stay sets, dates become
+    times, 32-bit types widen. Raises BadItems, with the column, when a value does not fit.
+    """
+    if len(set(table.column_names)) != len(table.column_names):
+        raise BadItems(f"items: two columns have the same name: {', '.join(table.column_names)}")
+    columns: dict[str, pa.ChunkedArray | pa.Array] = {}
+    for name, kind in STANDARD.items():
+        if name in table.column_names:
+            columns[name] = _cast(name, table[name], kind)
+        else:
+            columns[name] = pa.nulls(table.num_rows, kind)
+    for name in table.column_names:
+        if name not in STANDARD:
+            columns[name] = _cast(name, table[name], _extra_type(name, table[name].type))
+    return pa.table(columns)
+
+
+def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    try:
+        if kind == TIME and pa.types.is_string(column.type):
+            return _parse_times(column)
+        if pa.types.is_dictionary(kind):
+            return column.cast(pa.string()).dictionary_encode()
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadItems(
+            f"items: column {name!r} holds {column.type}, which is not {kind}: {reason}"
+        ) from None
+
+
+def _parse_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    # Arrow's own cast refuses to mix texts with and without a zone; ISO texts in the wild do.
+    has_zone = pc.match_substring_regex(column, r"[Tt ].*(Z|z|[+-]\d\d:?\d\d)$")
+    with_zone = pc.if_else(has_zone, column, pa.scalar(None, pa.string())).cast(TIME)
+    without = pc.if_else(has_zone, pa.scalar(None, pa.string()), column).cast(pa.timestamp("us"))
+    return pc.coalesce(with_zone, without.cast(TIME))
+
+
+def _extra_type(name: str, kind: pa.DataType) -> pa.DataType:
+    """The type a further column is stored in."""
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if pa.types.is_dictionary(kind):
+        return _extra_type(name, kind.value_type)
+    if name.endswith(".confidence"):
+        return pa.float32()
+    if name.startswith("attr.") and (text or pa.types.is_null(kind)):
+        return pa.dictionary(pa.int32(), pa.string())
+    if text or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_boolean(kind):
+        return pa.bool_()
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return TIME
+    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        return kind
+    raise BadItems(
+        f"items: column {name!r} holds {kind}; columns can hold text, numbers, true/false, times "
+        "or lists of text: convert or drop it"
+    )
+
+
+def stack(tables: Iterable[pa.Table]) -> pa.Table:
+    """Conformed tables one below the other; a column that one lacks is null there.
+
+    Raises BadItems where one extra column has two types.
+    """
+    tables = list(tables)
+    if len(tables) == 1:
+        return tables[0]
+    try:
+        joined = pa.concat_tables(tables, promote_options="default")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadItems(f"items: a column has two types in two shards: {reason}") from None
+    return joined.unify_dictionaries()

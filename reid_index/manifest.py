@@ -1,0 +1,230 @@
+"""What a gallery folder holds at one generation, and how the next one is committed.
+
+    CURRENT                   names the present manifest and its sha256; the only file ever replaced
+    manifest-000001.json      every file of that generation, with bytes and sha256; immutable
+    shards/000001/            immutable
+    lock                      held by the one writer; dies with its process
+
+A commit writes new shards, then a new manifest, then replaces CURRENT in one step: a crash at any
+instant leaves the old generation or the new one.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .errors import BadShard, CorruptGallery, FormatTooNew, GalleryLocked, GalleryNotFound
+from .files import json_bytes, sha256_file, sync_file, sync_folder, write_json
+from .fingerprint import Fingerprint
+from .metric import Metric
+from .shard import FILES, FORMAT, check_format
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file's size in bytes and its hex sha256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """A shard as a manifest lists it: folder relative to the gallery, rows, its files by name."""
+
+    folder: str
+    rows: int
+    files: Mapping[str, FileEntry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One generation of a gallery.
+
+    metric, dim, dtype, fingerprint: fixed when the gallery is made.
+    recipe: how to make the extractor again, in the words of whoever built the gallery: a JSON
+        object, never interpreted here.
+    next_item: the smallest item id not given yet.
+    created: when this generation was committed, UTC.
+    """
+
+    generation: int
+    created: datetime
+    metric: Metric
+    dim: int
+    dtype: str
+    fingerprint: Fingerprint
+    recipe: Mapping[str, Any]
+    next_item: int
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def rows(self) -> int:
+        """Items in all shards together."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def file_name(self) -> str:
+        """The name of this generation's manifest file."""
+        return f"manifest-{self.generation:06d}.json"
+
+
+def read_current(gallery: Path) -> Manifest:
+    """The present manifest, its own checksum and the size of every file checked.
+
+    Raises GalleryNotFound, CorruptGallery (which file and what is wrong), FormatTooNew.
+    """
+    path = gallery / "CURRENT"
+    try:
+        current = json.loads(path.read_bytes())
+        name, expected = str(current["manifest"]), str(current["sha256"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise GalleryNotFound(_what_is_there(gallery)) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptGallery(f"{path} cannot be read: {error!r}; restore it from a copy") from None
+    try:
+        check_format(current, path)
+    except BadShard as error:
+        raise CorruptGallery(str(error)) from None
+    manifest = _read_manifest(gallery, name, expected)
+    for file, entry in listed_files(gallery, manifest):
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry.size:
+            found = "is gone" if size is None else f"has {size} bytes"
+            raise CorruptGallery(f"{file} {found}, the manifest says {entry.size}: restore it")
+    return manifest
+
+
+def _what_is_there(gallery: Path) -> str:
+    if not gallery.exists():
+        return f"{gallery}: there is no such folder; reid build makes one"
+    return f"{gallery} is not a gallery: it has no CURRENT file"
+
+
+def _read_manifest(gallery: Path, name: str, expected: str) -> Manifest:
+    path = gallery / name
+    try:
+        if Path(name).name != name:
+            raise ValueError("CURRENT names a file outside the gallery")
+        raw = path.read_bytes()
+        if hashlib.sha256(raw).hexdigest() != expected:
+            raise ValueError("its sha256 is not the one that CURRENT names")
+        data = json.loads(raw)
+        check_format(data, path)
+        return _from_json(data)
+    except FileNotFoundError:
+        raise CorruptGallery(f"{path} is gone: restore it from a copy") from None
+    except FormatTooNew:
+        raise
+    except (BadShard, ValueError, KeyError, TypeError) as error:
+        raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
+
+
+def listed_files(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
+    """Every file that the manifest lists, with what it should be."""
+    for shard in manifest.shards:
+        for name, entry in shard.files.items():
+            yield gallery / shard.folder / name, entry
+
+
+def describe_shard(gallery: Path, folder: str, *, rows: int) -> ShardEntry:
+    """The manifest's entry of a shard that was just written: reads all of its bytes."""
+    files = {}
+    for name in FILES:
+        path = gallery / folder / name
+        files[name] = FileEntry(path.stat().st_size, sha256_file(path))
+    return ShardEntry(folder=folder, rows=rows, files=files)
+
+
+def commit(gallery: Path, manifest: Manifest) -> None:
+    """Make the manifest the present generation. The caller holds the writer lock."""
+    raw = json_bytes(_to_json(manifest))
+    path = gallery / manifest.file_name
+    path.write_bytes(raw)
+    sync_file(path)
+    sync_folder(gallery)
+    write_json(
+        gallery / "CURRENT",
+        {
+            "format": list(FORMAT),
+            "manifest": manifest.file_name,
+            "sha256": hashlib.sha256(raw).hexdigest(),
+        },
+    )
+
+
+@contextmanager
+def writer_lock(gallery: Path) -> Iterator[None]:
+    """Hold the gallery's one writer lock. Raises GalleryLocked where another process has it."""
+    descriptor = os.open(gallery / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GalleryLocked(
+                f"{gallery}: another process is writing to it; wait until it has finished"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _to_json(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "format": list(FORMAT),
+        "generation": manifest.generation,
+        "created": manifest.created.isoformat(),
+        "metric": str(manifest.metric),
+        "dim": manifest.dim,
+        "dtype": manifest.dtype,
+        "fingerprint": manifest.fingerprint.to_json(),
+        "recipe": dict(manifest.recipe),
+        "next_item": manifest.next_item,
+        "shards": [
+            {
+                "folder": shard.folder,
+                "rows": shard.rows,
+                "files": {
+                    name: {"bytes": entry.size, "sha256": entry.sha256}
+                    for name, entry in shard.files.items()
+                },
+            }
+            for shard in manifest.shards
+        ],
+    }
+
+
+def _from_json(data: Any) -> Manifest:
+    return Manifest(
+        generation=int(data["generation"]),
+        created=datetime.fromisoformat(data["created"]).astimezone(UTC),
+        metric=Metric(data["metric"]),
+        dim=int(data["dim"]),
+        dtype=str(data["dtype"]),
+        fingerprint=Fingerprint.from_json(data["fingerprint"]),
+        recipe=dict(data["recipe"]),
+        next_item=int(data["next_item"]),
+        shards=tuple(_shard_from_json(shard) for shard in data["shards"]),
+    )
+
+
+def _shard_from_json(data: Any) -> ShardEntry:
+    folder = PurePosixPath(data["folder"])
+    names = [PurePosixPath(name) for name in data["files"]]
+    if len(folder.parts) != 2 or ".." in folder.parts or any(len(n.parts) != 1 for n in names):
+        raise ValueError(f"it lists files outside the gallery ({folder})")
+    return ShardEntry(
+        folder=str(folder),
+        rows=int(data["rows"]),
+        files={
+            name: FileEntry(int(entry["bytes"]), str(entry["sha256"]))
+            for name, entry in data["files"].items()
+        },
+    )

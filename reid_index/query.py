@@ -1,0 +1,223 @@
+"""One query, from a vector to a ranked answer: where → allowed rows → k-NN → matches."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import DimensionMismatch, NotFiniteError, UsageError
+from .items import STANDARD
+from .knn import Block, Neighbours, nearest
+from .metric import Metric
+from .oracle import best_first
+from .result import Match, Result
+from .where import compile_where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What is searched: one generation of a gallery, as `answer` needs it.
+
+    blocks: all vectors, N rows. items: the N items. roots: per block, the folder that `source` is
+    relative to.
+    """
+
+    blocks: Sequence[Block]
+    items: pa.Table
+    roots: Sequence[str]
+    metric: Metric
+    dim: int
+    generation: int
+
+
+def answer(
+    searched: Searched,
+    query: ArrayLike,
+    *,
+    k: int,
+    where: str | None,
+    not_camera: Sequence[int],
+    threshold: float | None,
+    combine: str,
+) -> Result:
+    """Answer one query; see `Gallery.search` for the arguments and what is raised."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise UsageError(f"k must be a whole number from 1 up, got {k!r}")
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(f"the threshold must be a finite number, got {threshold!r}")
+    vectors = query_vectors(query, dim=searched.dim, metric=searched.metric, combine=combine)
+    times: dict[str, float] = {}
+    start = time.perf_counter()
+    allowed = allowed_rows(searched.items, where=where, not_camera=not_camera)
+    times["where"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    found = _search(searched, vectors, k, allowed=allowed)
+    times["search"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    kept = len(found.rows)
+    if threshold is not None:
+        better = found.scores >= threshold
+        if not searched.metric.higher_is_better:
+            better = found.scores <= threshold
+        kept = int(np.count_nonzero(better))
+    matches = _matches(searched, found.rows[:kept], found.scores[:kept])
+    times["items"] = time.perf_counter() - start
+    rows = searched.items.num_rows
+    return Result(
+        matches=matches,
+        k=k,
+        allowed=rows if allowed is None else int(np.count_nonzero(allowed)),
+        rows=rows,
+        threshold=threshold,
+        metric=searched.metric,
+        generation=searched.generation,
+        plan=found.path,
+        exact=True,
+        seconds=times,
+    )
+
+
+def query_vectors(
+    query: ArrayLike, *, dim: int, metric: Metric, combine: str
+) -> NDArray[np.float32]:
+    """The vectors to search with: (1, dim), or (n, dim) when combine is "best" of n.
+
+    Normalised for cosine; "mean" averages the vectors (normalised ones for cosine). Raises
+    DimensionMismatch, NotFiniteError, UsageError.
+    """
+    if combine not in ("mean", "best"):
+        raise UsageError(f"combine must be 'mean' or 'best', got {combine!r}")
+    vectors = np.atleast_2d(np.asarray(query, dtype=np.float64))
+    if vectors.ndim != 2 or len(vectors) == 0:
+        raise DimensionMismatch(f"a query is (D,) or (n, D) with n ≥ 1, got {vectors.shape}")
+    if vectors.shape[1] != dim:
+        raise DimensionMismatch(
+            f"the query has {vectors.shape[1]} dimensions, the gallery {dim}: use the extractor "
+            "that the gallery was built with"
+        )
+    if not np.isfinite(vectors).all():
+        raise NotFiniteError("the query holds NaN or Inf")
+    if metric is Metric.COSINE:
+        vectors = _unit(vectors)
+    if combine == "mean":
+        vectors = vectors.mean(axis=0, keepdims=True)
+        if metric is Metric.COSINE:
+            vectors = _unit(vectors)
+    return vectors.astype(np.float32)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not norms.all():
+        raise NotFiniteError("the query has length 0, so cosine has no direction to compare")
+    unit: NDArray[np.float64] = vectors / norms
+    return unit
+
+
+def allowed_rows(
+    items: pa.Table, *, where: str | None, not_camera: Sequence[int]
+) -> NDArray[np.bool_] | None:
+    """Mask (N,) of the items that a query may return; None when it may return all.
+
+    not_camera drops the items known to be of those cameras; items of unknown camera stay.
+    """
+    mask: NDArray[np.bool_] | None = None
+    if where is not None:
+        mask = compile_where(where).mask(items)
+    if not_camera:
+        cameras = pa.array(list(not_camera), items["camera"].type)
+        other = ~pc.is_in(items["camera"], value_set=cameras).to_numpy()
+        mask = other if mask is None else mask & other
+    return mask
+
+
+def _search(
+    searched: Searched,
+    vectors: NDArray[np.float32],
+    k: int,
+    *,
+    allowed: NDArray[np.bool_] | None,
+) -> Neighbours:
+    """The k best rows for one vector, or for the best of several.
+
+    A row among the k best by its best vector is among the k best for that vector, so the union of
+    the single answers holds the whole answer.
+    """
+    if searched.items.num_rows == 0:
+        return Neighbours(np.empty(0, np.int64), np.empty(0, np.float32), "the gallery is empty")
+    ids = searched.items["item"].to_numpy()
+    metric = searched.metric
+    found = [
+        nearest(searched.blocks, ids, vector, k, metric=metric, allowed=allowed)
+        for vector in vectors
+    ]
+    if len(found) == 1:
+        return found[0]
+    rows = np.concatenate([one.rows for one in found])
+    scores = np.concatenate([one.scores for one in found])
+    order = best_first(scores, ids[rows], metric=metric)
+    _, first = np.unique(rows[order], return_index=True)
+    order = order[np.sort(first)][:k]
+    return Neighbours(rows[order], scores[order], f"best of {len(found)}: {found[0].path}")
+
+
+def _matches(
+    searched: Searched, rows: NDArray[np.int64], scores: NDArray[np.float32]
+) -> tuple[Match, ...]:
+    ends = np.cumsum([len(block.vectors) for block in searched.blocks])
+    blocks = np.searchsorted(ends, rows, side="right")
+    records = searched.items.take(pa.array(rows)).to_pylist()
+    similar = searched.metric.higher_is_better
+    return tuple(
+        _match(
+            record,
+            rank=rank,
+            root=searched.roots[block],
+            similarity=value if similar else None,
+            distance=None if similar else value,
+        )
+        for rank, (record, block, value) in enumerate(
+            zip(records, blocks.tolist(), scores.tolist(), strict=True), start=1
+        )
+    )
+
+
+def _match(
+    record: Mapping[str, Any],
+    *,
+    rank: int,
+    root: str,
+    similarity: float | None,
+    distance: float | None,
+) -> Match:
+    box = record["box"]
+    return Match(
+        rank=rank,
+        item=record["item"],
+        source=record["source"] or "",
+        root=root,
+        camera=record["camera"],
+        person=record["person"],
+        track=record["track"],
+        video=record["video"],
+        start=record["start"],
+        end=record["end"],
+        start_s=record["start_s"],
+        end_s=record["end_s"],
+        box=None if box is None else (box[0], box[1], box[2], box[3]),
+        similarity=similarity,
+        distance=distance,
+        extra={
+            name: value
+            for name, value in record.items()
+            if value is not None and (name not in STANDARD or name.startswith("frame_"))
+        },
+    )

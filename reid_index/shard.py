@@ -1,0 +1,330 @@
+"""A shard: vectors and their items in one folder, written once and never changed.
+
+    vectors.h5      the arrays (see vectors.py)
+    items.parquet   one row for each vector, same order (see items.py)
+    shard.json      what the arrays are and which extractor made them
+
+Anyone with embeddings of their own can write one; a gallery is made of them.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import BadItems, BadShard, FormatTooNew, NotFiniteError, UsageError
+from .files import write_folder, write_json
+from .fingerprint import Fingerprint
+from .items import conform
+from .metric import Metric
+from .vectors import ArrayStream, map_vectors, write_vectors
+
+FORMAT = (1, 0)
+"""Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
+
+FILES = ("vectors.h5", "items.parquet", "shard.json")
+
+_PIECE = 4096
+"""Rows handled at a time when a shard is read through: 8 MiB at 512 float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardHeader:
+    """What `shard.json` says.
+
+    rows, dim, dtype: shape (rows, dim) and type ("float32" or "float16") of `global`.
+    normalised: every row of `global` has length 1, as exactly as its type can say.
+    max_norm: the largest L2 norm of a row of `global`.
+    metric: how the rows are meant to be compared.
+    root: the folder that `source` is relative to; "" where no pictures exist.
+    """
+
+    rows: int
+    dim: int
+    dtype: str
+    normalised: bool
+    max_norm: float
+    metric: Metric
+    root: str
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An opened shard. Its arrays are mapped, its items read, when first asked for."""
+
+    folder: Path
+    header: ShardHeader
+
+    @cached_property
+    def arrays(self) -> Mapping[str, NDArray[np.generic]]:
+        """Name → read-only array mapped in place, `global` among them."""
+        arrays = map_vectors(self.folder / "vectors.h5")
+        expected = (self.header.rows, self.header.dim)
+        if "global" not in arrays or arrays["global"].shape != expected:
+            raise BadShard(f"{self.folder}: vectors.h5 holds no global array of shape {expected}")
+        for name, array in arrays.items():
+            if len(array) != self.header.rows:
+                raise BadShard(f"{self.folder}: {name} has {len(array)} rows, not {expected[0]}")
+        return arrays
+
+    @property
+    def vectors(self) -> NDArray[np.generic]:
+        """`global`: (rows, dim) float32 or float16, read-only, mapped."""
+        return self.arrays["global"]
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """The items, every standard column present, in the order of the vectors."""
+        path = self.folder / "items.parquet"
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise BadShard(f"{path}: not a readable Parquet file: {error}") from None
+        if table.num_rows != self.header.rows:
+            raise BadShard(f"{path}: {table.num_rows} rows, but {self.header.rows} vectors")
+        return conform(table)
+
+    def pieces(self, name: str) -> Iterator[NDArray[np.generic]]:
+        """The rows of one array a few thousand at a time, copied: nothing stays mapped, so a
+        walk through a large shard takes little memory."""
+        with h5py.File(self.folder / "vectors.h5", "r") as file:
+            for start in range(0, self.header.rows, _PIECE):
+                yield file[name][start : start + _PIECE]
+
+
+class _Checked:
+    """Passes rows of `global` on as they are to be stored, and remembers their largest norm."""
+
+    def __init__(self, *, metric: Metric, dtype: str) -> None:
+        self.max_norm = 0.0
+        self.normalised = True
+        self._metric = metric
+        self._dtype = dtype
+        self._row = 0
+
+    def __call__(self, piece: NDArray[np.generic]) -> NDArray[np.generic]:
+        rows = piece.astype(np.float64)
+        self._refuse(~np.isfinite(rows).all(axis=1), "holds NaN or Inf")
+        norms = np.sqrt((rows * rows).sum(axis=1))
+        if self._metric is Metric.COSINE:
+            self._refuse(norms == 0, "has length 0, so cosine has no direction to compare")
+            rows /= norms[:, None]
+        stored = rows.astype(self._dtype)
+        self._refuse(~np.isfinite(stored).all(axis=1), f"is too large for {self._dtype}")
+        lengths = np.sqrt((stored.astype(np.float64) ** 2).sum(axis=1))
+        if len(lengths):
+            self.max_norm = max(self.max_norm, float(lengths.max()))
+            tolerance = 1e-6 if self._dtype == "float32" else 2e-3
+            self.normalised &= bool((np.abs(lengths - 1) <= tolerance).all())
+        self._row += len(piece)
+        return cast("NDArray[np.generic]", stored)
+
+    def _refuse(self, bad: ArrayLike, what: str) -> None:
+        if np.any(bad):
+            row = self._row + int(np.argmax(bad))
+            raise NotFiniteError(f"vector {row} (from 0) {what}")
+
+
+def write_shard(
+    path: Path,
+    *,
+    arrays: Mapping[str, ArrayStream],
+    items: Iterable[pa.Table],
+    fingerprint: Fingerprint,
+    metric: Metric,
+    dtype: str = "float32",
+    root: str = "",
+) -> None:
+    """Write a shard folder in one step; nothing is left of it when something raises.
+
+    arrays: `global` (N, D) of any float type, optional `parts` (N, P, Dp), `visible` (N, P).
+    Rows of `global` are L2-normalised for cosine, kept as they are otherwise, and stored as dtype
+    ("float32" or "float16"); parts are stored in it too.
+    items: tables whose rows add up to N, in the order of the vectors, all of one schema.
+
+    Raises NotFiniteError for NaN, Inf, a zero vector under cosine, or an overflow of dtype;
+    BadItems for items that do not fit; FileExistsError where path is taken.
+    """
+    if dtype not in ("float32", "float16"):
+        raise UsageError(f"dtype {dtype!r}: vectors are stored as float32 or float16")
+    shape = arrays["global"].shape
+    if len(shape) != 2 or shape[1] < 1:
+        raise BadShard(f"vectors must have the shape (rows, dim), got {shape}")
+    checked = _Checked(metric=metric, dtype=dtype)
+    streams = {"global": ArrayStream(shape, dtype, map(checked, arrays["global"].pieces))}
+    for name in arrays.keys() - {"global"}:
+        kind = "uint8" if name == "visible" else dtype
+        streams[name] = ArrayStream(
+            arrays[name].shape, kind, (p.astype(kind) for p in arrays[name].pieces)
+        )
+
+    def fill(folder: Path) -> None:
+        write_vectors(folder / "vectors.h5", streams)
+        rows = _write_items(folder / "items.parquet", items)
+        if rows != shape[0]:
+            raise BadItems(f"{shape[0]} vectors but {rows} items: one row for each vector, please")
+        header = ShardHeader(
+            rows=shape[0],
+            dim=shape[1],
+            dtype=dtype,
+            normalised=checked.normalised,
+            max_norm=checked.max_norm,
+            metric=metric,
+            root=root,
+            fingerprint=fingerprint,
+        )
+        write_json(folder / "shard.json", _header_to_json(header))
+
+    write_folder(path, fill)
+
+
+def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
+    rows = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for table in tables:
+            table = conform(table)
+            if writer is None:
+                writer = pq.ParquetWriter(path, table.schema, compression="zstd")
+            if table.schema != writer.schema:
+                raise BadItems("items: two pieces of one shard have different columns")
+            writer.write_table(table)
+            rows += table.num_rows
+        if writer is None:
+            raise BadItems("a shard needs a table of items, even an empty one")
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
+
+
+def open_shard(folder: Path) -> Shard:
+    """Open a shard by its `shard.json`; arrays and items are looked at when asked for.
+
+    Raises BadShard for a folder that is none, FormatTooNew for one from a newer version.
+    """
+    path = folder / "shard.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadShard(f"{folder} is not a shard: it has no shard.json") from None
+    except ValueError as error:
+        raise BadShard(f"{path} is not JSON: {error}") from None
+    return Shard(folder, _header_from_json(data, path))
+
+
+class _HasFormat(Protocol):
+    def get(self, key: str, /) -> Any: ...
+
+
+def check_format(data: _HasFormat, path: Path) -> None:
+    """Refuse a newer major format (FormatTooNew) and a missing one (BadShard)."""
+    version = data.get("format")
+    if not isinstance(version, list) or not all(type(part) is int for part in version):
+        raise BadShard(f"{path}: no format version in it, so it is not of this project")
+    if version[0] > FORMAT[0]:
+        raise FormatTooNew(
+            f"{path}: format {version[0]} is newer than the {FORMAT[0]} that this reid-index "
+            "reads; upgrade reid-index"
+        )
+
+
+def _header_to_json(header: ShardHeader) -> dict[str, Any]:
+    return {
+        "format": list(FORMAT),
+        "rows": header.rows,
+        "dim": header.dim,
+        "dtype": header.dtype,
+        "normalised": header.normalised,
+        "max_norm": header.max_norm,
+        "metric": str(header.metric),
+        "root": header.root,
+        "fingerprint": header.fingerprint.to_json(),
+    }
+
+
+def _header_from_json(data: Any, path: Path) -> ShardHeader:
+    if not isinstance(data, dict):
+        raise BadShard(f"{path}: not a JSON object")
+    check_format(data, path)
+    try:
+        return ShardHeader(
+            rows=int(data["rows"]),
+            dim=int(data["dim"]),
+            dtype=str(data["dtype"]),
+            normalised=bool(data["normalised"]),
+            max_norm=float(data["max_norm"]),
+            metric=Metric(data["metric"]),
+            root=str(data["root"]),
+            fingerprint=Fingerprint.from_json(data["fingerprint"]),
+        )
+    except KeyError as error:
+        raise BadShard(f"{path}: the field {error} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise BadShard(f"{path}: {error}") from None
+
+
+def merge_shards(
+    path: Path, *, shards: Sequence[Shard], first_item: int, metric: Metric, dtype: str
+) -> None:
+    """Write the rows of several shards, in order, as one, giving each row an item id.
+
+    Rows without an item id get first_item, first_item + 1, …; a shard that brings ids keeps them
+    when they are ≥ first_item and all different, and is refused (BadItems) otherwise. All shards
+    have the same fingerprint and arrays. Memory does not grow with the number of rows, but for
+    the item ids.
+    """
+    names = shards[0].arrays.keys()
+    if any(shard.arrays.keys() != names for shard in shards):
+        raise BadShard("the shards hold different arrays: all or none must have parts")
+    rows = sum(shard.header.rows for shard in shards)
+    arrays = {}
+    for name in names:
+        shapes = {shard.arrays[name].shape[1:] for shard in shards}
+        if len(shapes) > 1:
+            raise BadShard(f"the shards hold {name} of different widths: {sorted(shapes)}")
+        arrays[name] = ArrayStream(
+            (rows, *shapes.pop()), dtype, (p for shard in shards for p in shard.pieces(name))
+        )
+    roots = {shard.header.root for shard in shards}
+    if len(roots) > 1:
+        raise BadShard(f"the shards have different roots: {sorted(roots)}")
+    write_shard(
+        path,
+        arrays=arrays,
+        items=numbered((shard.items for shard in shards), first_item),
+        fingerprint=shards[0].header.fingerprint,
+        metric=metric,
+        dtype=dtype,
+        root=roots.pop(),
+    )
+
+
+def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
+    """Tables of items with ids; see `merge_shards`."""
+    next_item = first_item
+    for table in map(conform, tables):
+        given = table["item"]
+        if given.null_count == table.num_rows:
+            ids = np.arange(next_item, next_item + table.num_rows)
+            table = table.set_column(0, "item", pa.array(ids, pa.int64()))
+        elif given.null_count:
+            raise BadItems("items: some rows have an item id and some have none")
+        else:
+            ids = given.to_numpy()
+            if ids.min() < next_item or len(np.unique(ids)) != len(ids):
+                raise BadItems(
+                    f"items: the item ids are not unique or below {next_item}, the next one to be "
+                    "given; drop the item column to have ids given"
+                )
+        next_item = int(ids.max(initial=next_item - 1)) + 1
+        yield table

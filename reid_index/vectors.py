@@ -1,0 +1,82 @@
+"""`vectors.h5`: arrays that lie uncompressed and contiguous in one HDF5 file.
+
+Contiguous means that each data set is one run of bytes at a known offset, so that readers map it
+into memory in place instead of copying it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .errors import BadShard
+
+NAMES = ("global", "parts", "visible")
+"""The data sets of format 1: `global` (N, D) float32 or float16; optional `parts` (N, P, Dp) of
+the same kinds and `visible` (N, P) uint8 of 0 and 1."""
+
+
+@dataclass(frozen=True)
+class ArrayStream:
+    """An array that comes in pieces along its first axis.
+
+    shape, dtype: of the whole array. pieces: arrays whose lengths add up to shape[0].
+    """
+
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    pieces: Iterable[NDArray[np.generic]]
+
+    @classmethod
+    def of(cls, array: NDArray[np.generic]) -> "ArrayStream":
+        """An array that is already there, as one piece."""
+        return cls(array.shape, array.dtype, (array,))
+
+
+def write_vectors(path: Path, arrays: Mapping[str, ArrayStream]) -> None:
+    """Write the file, piece by piece. Memory: one piece at a time."""
+    with h5py.File(path, "w", libver="earliest") as file:
+        for name, stream in arrays.items():
+            # HDF5 gives no bytes to a data set without elements, so there is nothing to map.
+            dataset = file.create_dataset(name, shape=stream.shape, dtype=stream.dtype)
+            row = 0
+            for piece in stream.pieces:
+                dataset[row : row + len(piece)] = piece
+                row += len(piece)
+            if row != stream.shape[0]:
+                raise BadShard(
+                    f"{path.name}: {name} was promised {stream.shape[0]} rows, got {row}"
+                )
+
+
+def map_vectors(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Read-only arrays mapped in place, none of their bytes read yet.
+
+    Raises BadShard for a file that is not HDF5, or whose data sets are chunked, compressed, of
+    another byte order, or unknown.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: _map(path, name, file[name]) for name in file}
+    except OSError as error:
+        raise BadShard(f"{path}: not a readable HDF5 file: {error}") from None
+
+
+def _map(path: Path, name: str, dataset: h5py.Dataset) -> NDArray[np.generic]:
+    if name not in NAMES or not isinstance(dataset, h5py.Dataset):
+        raise BadShard(f"{path}: unknown data set {name!r}; known: {', '.join(NAMES)}")
+    kinds = ("uint8",) if name == "visible" else ("float32", "float16")
+    if dataset.dtype not in [np.dtype(kind) for kind in kinds] or not dataset.dtype.isnative:
+        raise BadShard(f"{path}: {name} is {dataset.dtype}, expected {' or '.join(kinds)}")
+    if dataset.size == 0:
+        return np.empty(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise BadShard(
+            f"{path}: {name} is chunked or compressed; write it contiguous "
+            "(h5py create_dataset without chunks or compression)"
+        )
+    return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
