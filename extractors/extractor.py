@@ -1,0 +1,62 @@
+"""The one contract of all extractors: RGB crops in, an `Embedding` out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid_index.fingerprint import Fingerprint
+
+Crop = NDArray[np.uint8]
+"""A person's picture: uint8 (height, width, 3), RGB, 0…255, any size from 1×1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """What an extractor yields for B crops, row i for crop i.
+
+    global_: float32 (B, D), finite, not normalised unless the model does so itself.
+    parts: float32 (B, P, Dp), or None.
+    visible: uint8 (B, P) of 0 and 1: whether the part is to be seen; None where parts is None or
+        all parts always are.
+    attributes: item columns `attr.<name>`, `attr.<name>.confidence`, `attr.<name>.origin`, each
+        with B values, None = unknown.
+    """
+
+    global_: NDArray[np.float32]
+    parts: NDArray[np.float32] | None = None
+    visible: NDArray[np.uint8] | None = None
+    attributes: Mapping[str, Sequence[Any]] | None = None
+
+
+class Extractor(ABC):
+    """Turns crops into vectors.
+
+    `prepare` is called for single crops by several threads at once and must not keep state;
+    `embed` is called by one thread at a time.
+    """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """Everything that decides the numbers."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """D, the width of `Embedding.global_`."""
+
+    @abstractmethod
+    def prepare(self, crop: Crop) -> NDArray[Any]:
+        """One crop as the model wants it: resized, ordered, normalised. Same shape for all."""
+
+    @abstractmethod
+    def embed(self, batch: NDArray[Any]) -> Embedding:
+        """B prepared crops, stacked along a new first axis, to their embedding. B ≥ 1."""
+
+    def extract(self, crops: Sequence[Crop]) -> Embedding:
+        """Crops of any sizes to their embedding: `prepare` for each, then `embed`."""
+        return self.embed(np.stack([self.prepare(crop) for crop in crops]))

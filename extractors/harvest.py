@@ -1,0 +1,327 @@
+"""From a source of pictures to shards: decoding, batching and inference overlap, in bounded memory.
+
+Shards are written every few thousand crops. Each is noted in a journal, so that a run that was
+interrupted goes on behind the last one.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reid_index.errors import UnreadableImage, UsageError
+from reid_index.files import remove_all_but, write_json
+from reid_index.items import STANDARD
+from reid_index.metric import Metric
+from reid_index.shard import write_shard
+from reid_index.vectors import ArrayStream
+
+from .boxes import crop_box
+from .extractor import Embedding, Extractor
+from .images import read_image
+from .pictures import Person, Picture, Source
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """What a run yielded. parts: shard folders in order; rows in them; skipped: people left out;
+    resumed: rows that an earlier run had already."""
+
+    parts: tuple[Path, ...]
+    rows: int
+    skipped: int
+    resumed: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A journal entry. pictures: how many of the source it used up; digest: of their names, sizes
+    and times, so that a source that changed is noticed."""
+
+    name: str
+    rows: int
+    pictures: int
+    skipped: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A picture after decoding: inputs[i] belongs to people[i]; errors of the others."""
+
+    picture: Picture
+    people: list[Person]
+    inputs: list[NDArray[Any]]
+    errors: list[UnreadableImage]
+
+
+def harvest(
+    source: Source,
+    extractor: Extractor,
+    folder: Path,
+    *,
+    metric: Metric,
+    dtype: str = "float32",
+    batch_size: int = 32,
+    workers: int = 2,
+    part_rows: int = 2048,
+    strict: bool = False,
+    on_skip: Callable[[UnreadableImage], None] = lambda _error: None,
+    progress: Callable[[int], object] = lambda _people: None,
+) -> Harvest:
+    """Extract every person of the source into shards in folder.
+
+    folder: kept between runs; one that holds an unfinished run of the same extractor, source root
+    and storage is gone on with. Parts whose pictures have changed since are done again.
+    batch_size: crops that go through the extractor at once. workers: decoding threads. part_rows:
+    rows in a shard, and so what an interruption can lose.
+    on_skip is told of each picture or box that cannot be read; with strict the first one is
+    raised. progress is told of people as they are done, at once of those an earlier run did.
+
+    Raises UsageError where folder holds another run, and what the extractor raises.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    job = {
+        "fingerprint": extractor.fingerprint.to_json(),
+        "metric": str(metric),
+        "dtype": dtype,
+        "root": str(source.root),
+    }
+    parts = _resume(folder, job, source)
+    resumed = sum(part.rows for part in parts)
+    progress(resumed + sum(part.skipped for part in parts))
+    rest = islice(source.pictures(), sum(part.pictures for part in parts), None)
+    buffer = _Buffer(source)
+
+    def flush() -> None:
+        name = f"part-{len(parts) + 1:06d}"
+        if buffer.rows:
+            write_shard(
+                folder / name,
+                arrays=buffer.arrays(),
+                items=[buffer.items()],
+                fingerprint=extractor.fingerprint,
+                metric=metric,
+                dtype=dtype,
+                root=str(source.root),
+            )
+        parts.append(
+            _Part(name, buffer.rows, buffer.pictures, buffer.skipped, buffer.digest.hexdigest())
+        )
+        _write_journal(folder, job, parts)
+        buffer.clear()
+
+    with (
+        ThreadPoolExecutor(workers, "decode") as decoders,
+        ThreadPoolExecutor(1, "embed") as embedder,
+    ):
+        try:
+            prepared = _in_order(decoders, rest, extractor, ahead=2 * batch_size + workers)
+            for batch, embedding in _embedded(embedder, prepared, extractor, batch_size):
+                for one in batch:
+                    for error in one.errors:
+                        if strict:
+                            raise error
+                        on_skip(error)
+                    progress(len(one.picture.people))
+                buffer.add(batch, embedding)
+                if buffer.rows >= part_rows:
+                    flush()
+        finally:
+            # Without this an error would first wait for everything that was queued.
+            decoders.shutdown(cancel_futures=True)
+    if buffer.pictures:
+        flush()
+    return Harvest(
+        parts=tuple(folder / part.name for part in parts if part.rows),
+        rows=sum(part.rows for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        resumed=resumed,
+    )
+
+
+def _in_order(
+    decoders: ThreadPoolExecutor, pictures: Iterator[Picture], extractor: Extractor, *, ahead: int
+) -> Iterator[_Prepared]:
+    """Decoded pictures in the source's order, a bounded number of them decoded ahead."""
+    waiting: deque[Future[_Prepared]] = deque()
+    for picture in pictures:
+        waiting.append(decoders.submit(_prepare, picture, extractor))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _prepare(picture: Picture, extractor: Extractor) -> _Prepared:
+    people: list[Person] = []
+    inputs: list[NDArray[Any]] = []
+    errors: list[UnreadableImage] = []
+    try:
+        _check_name(picture)
+        image = read_image(picture.path)
+    except UnreadableImage as error:
+        return _Prepared(picture, people, inputs, [error] * len(picture.people))
+    for person in picture.people:
+        try:
+            crop = image if person.box is None else crop_box(image, person.box)
+        except UnreadableImage as error:
+            errors.append(UnreadableImage(f"{picture.path}: {error}"))
+        else:
+            people.append(person)
+            inputs.append(extractor.prepare(crop))
+    return _Prepared(picture, people, inputs, errors)
+
+
+def _check_name(picture: Picture) -> None:
+    try:
+        picture.source.encode()
+    except UnicodeEncodeError:
+        raise UnreadableImage(
+            f"{picture.path}: its name is not UTF-8, so no table can hold it; rename it"
+        ) from None
+
+
+def _embedded(
+    embedder: ThreadPoolExecutor,
+    prepared: Iterable[_Prepared],
+    extractor: Extractor,
+    batch_size: int,
+) -> Iterator[tuple[list[_Prepared], Embedding | None]]:
+    """Batches of whole pictures with their embedding (None when no person is left in them).
+
+    While one batch is embedded the next is collected; one waits, so the embedder never does.
+    """
+    running: deque[tuple[list[_Prepared], Future[Embedding] | None]] = deque()
+    for batch in _batches(prepared, batch_size):
+        inputs = [one for picture in batch for one in picture.inputs]
+        running.append((batch, embedder.submit(_embed, extractor, inputs) if inputs else None))
+        if len(running) > 2:
+            done, future = running.popleft()
+            yield done, None if future is None else future.result()
+    for done, future in running:
+        yield done, None if future is None else future.result()
+
+
+def _embed(extractor: Extractor, inputs: list[NDArray[Any]]) -> Embedding:
+    return extractor.embed(np.stack(inputs))
+
+
+def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
+    batch: list[_Prepared] = []
+    size = 0
+    for one in prepared:
+        batch.append(one)
+        size += max(1, len(one.inputs))
+        if size >= batch_size:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Buffer:
+    """Rows that wait to be written as one shard, and what part of the source they are."""
+
+    def __init__(self, source: Source) -> None:
+        self._types = STANDARD | dict(source.columns)
+        self.clear()
+
+    def clear(self) -> None:
+        self._embeddings: list[Embedding] = []
+        self._rows: list[dict[str, Any]] = []
+        self.pictures = self.skipped = 0
+        self.digest = hashlib.sha256()
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    def add(self, batch: list[_Prepared], embedding: Embedding | None) -> None:
+        if embedding is not None:
+            self._embeddings.append(embedding)
+        for one in batch:
+            self.pictures += 1
+            self.skipped += len(one.errors)
+            self.digest.update(_identity(one.picture))
+            for person in one.people:
+                box = None if person.box is None else list(person.box)
+                self._rows.append({**person.columns, "source": one.picture.source, "box": box})
+
+    def arrays(self) -> dict[str, ArrayStream]:
+        first = self._embeddings[0]
+        arrays = {"global": np.concatenate([one.global_ for one in self._embeddings])}
+        for name in ("parts", "visible"):
+            if getattr(first, name) is not None:
+                arrays[name] = np.concatenate([getattr(one, name) for one in self._embeddings])
+        return {name: ArrayStream.of(array) for name, array in arrays.items()}
+
+    def items(self) -> pa.Table:
+        columns: dict[str, Any] = {
+            name: pa.array([row.get(name) for row in self._rows], kind)
+            for name, kind in self._types.items()
+        }
+        for name in self._embeddings[0].attributes or {}:
+            columns[name] = [
+                value for one in self._embeddings for value in (one.attributes or {})[name]
+            ]
+        return pa.table(columns)
+
+
+def _identity(picture: Picture) -> bytes:
+    """What makes a picture the same one when a run goes on: name, size, time, boxes."""
+    try:
+        stat = picture.path.stat()
+        state = (stat.st_size, stat.st_mtime_ns)
+    except OSError:
+        state = (-1, -1)
+    boxes = [person.box for person in picture.people]
+    return repr((picture.source, state, boxes)).encode(errors="surrogateescape")
+
+
+def _resume(folder: Path, job: dict[str, Any], source: Source) -> list[_Part]:
+    """The parts of an unfinished run that still hold; starts the journal of a new one."""
+    journal = folder / "journal.json"
+    if not journal.exists():
+        _write_journal(folder, job, [])
+        return []
+    try:
+        data = json.loads(journal.read_bytes())
+        parts = [_Part(**part) for part in data["parts"]]
+        changed = [name for name, value in job.items() if data["job"].get(name) != value]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{journal} cannot be read; delete {folder} to start anew") from None
+    if changed:
+        raise UsageError(
+            f"{folder} holds an unfinished build with another {', '.join(changed)}; run that one "
+            "again to finish it, or delete the folder"
+        )
+    parts = parts[: _unchanged(parts, source)]
+    _write_journal(folder, job, parts)
+    remove_all_but(folder, {part.name for part in parts} | {"journal.json", "lock"})
+    return parts
+
+
+def _unchanged(parts: list[_Part], source: Source) -> int:
+    """How many of the parts, from the first on, come from pictures that are still the same."""
+    pictures = source.pictures()
+    for index, part in enumerate(parts):
+        digest = hashlib.sha256()
+        for picture in islice(pictures, part.pictures):
+            digest.update(_identity(picture))
+        if digest.hexdigest() != part.digest:
+            return index
+    return len(parts)
+
+
+def _write_journal(folder: Path, job: dict[str, Any], parts: list[_Part]) -> None:
+    write_json(folder / "journal.json", {"job": job, "parts": [vars(part) for part in parts]})

@@ -1,0 +1,80 @@
+"""Decoding pictures to RGB, the way Pillow does, and refusing what should not be decoded."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from reid_index.errors import UnreadableImage
+
+from .extractor import Crop
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+"""What a folder's pictures end with, in lower case."""
+
+MAX_PIXELS = 80_000_000
+"""A picture with more pixels is not decoded: a small file can claim gigabytes of them."""
+
+# Formats that Pillow decodes itself; others start programs (EPS) or have no business here.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+
+
+def read_image(path: Path) -> Crop:
+    """A picture file as uint8 (height, width, 3) RGB, upright.
+
+    EXIF rotation is applied, 16-bit greys are scaled to 8 bits, palettes, CMYK and greys become
+    RGB, alpha is dropped, of several frames the first is taken. Raises UnreadableImage for a file
+    that is empty, truncated, no picture, of 32-bit pixels, or beyond MAX_PIXELS.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"{path}: cannot be read: {error.strerror}") from None
+    return decode_image(data, name=str(path))
+
+
+def decode_image(data: bytes, *, name: str) -> Crop:
+    """`read_image` of bytes; name is what messages call them."""
+    if not data:
+        raise UnreadableImage(f"{name}: the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(
+                    f"{name}: {image.width} × {image.height} pixels, over the limit of "
+                    f"{MAX_PIXELS:,}: it was not decoded; make it smaller"
+                )
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image), name))
+    except UnidentifiedImageError:
+        raise UnreadableImage(f"{name}: not a picture that can be read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImage(
+            f"{name}: over the limit of {MAX_PIXELS:,} pixels: it was not decoded; make it smaller"
+        ) from None
+    # A broken file can make a decoder fail in any of these ways.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage(f"{name}: broken: {error}") from None
+
+
+def silence_size_warnings() -> None:
+    """Keep Pillow from warning, on standard error, of the large pictures refused here anyway."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts everything above 255 to white.
+        grey = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnreadableImage(f"{name}: 32-bit pixels have no known range; convert it to 8 bits")
+    if image.mode == "P":
+        # By way of RGBA, or Pillow warns of palettes with transparency.
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,80 @@
+"""Any ONNX embedding model, through onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from reid_index.errors import BadWeights
+from reid_index.files import sha256_file
+from reid_index.fingerprint import Fingerprint
+
+from .extractor import Crop, Embedding, Extractor
+from .preprocess import Preprocess, read_card
+
+
+class OnnxExtractor(Extractor):
+    """A model with one float input (B, 3, height, width) and one output (B, D).
+
+    weights: the `.onnx` file. preprocess: how crops become its input; by default read from the
+    card beside it, `NAME.json`. Raises BadWeights when the model or its card does not fit.
+    """
+
+    def __init__(self, weights: Path, *, preprocess: Preprocess | None = None) -> None:
+        if not weights.is_file():
+            raise BadWeights(f"{weights}: there is no such model file")
+        self._preprocess = preprocess or read_card(weights.with_suffix(".json"))
+        options = onnxruntime.SessionOptions()
+        # Threads that spin while they wait would take the cores from the decoding threads.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(weights), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors share no base class of their own
+            raise BadWeights(f"{weights}: not a model that onnxruntime can run: {error}") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
+            raise BadWeights(
+                f"{weights}: an embedding model has one float input and one output, this one "
+                f"{len(inputs)} and {len(outputs)}"
+            )
+        batch, *shape = inputs[0].shape
+        wanted = (3, self._preprocess.height, self._preprocess.width)
+        if len(shape) != 3 or any(
+            isinstance(size, int) and size != want for size, want in zip(shape, wanted, strict=True)
+        ):
+            raise BadWeights(f"{weights}: its input is {shape}, its card says {list(wanted)}")
+        self._batch = batch if isinstance(batch, int) else None
+        self._input = inputs[0].name
+        self._fingerprint = self._preprocess.fingerprint(
+            name="onnx", version="1", weights_sha256=sha256_file(weights)
+        )
+        self._dim = int(self._run(np.zeros((1, *wanted), np.float32)).shape[1])
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self._fingerprint
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def prepare(self, crop: Crop) -> NDArray[np.float32]:
+        return self._preprocess.apply(crop)
+
+    def embed(self, batch: NDArray[np.float32]) -> Embedding:
+        return Embedding(global_=self._run(batch))
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._batch is None:
+            pieces = [batch]
+        else:
+            # A model exported for a fixed batch gets it, filled up with zeros at the end.
+            padded = np.zeros((-len(batch) % self._batch, *batch.shape[1:]), np.float32)
+            filled = np.concatenate([batch, padded])
+            pieces = np.split(filled, len(filled) // self._batch)
+        outputs = [self._session.run(None, {self._input: piece})[0] for piece in pieces]
+        vectors = np.concatenate(outputs)[: len(batch)].astype(np.float32)
+        return vectors.reshape(len(batch), -1)

@@ -1,0 +1,92 @@
+"""Any OpenVINO IR embedding model (`.xml` with its `.bin`), through OpenVINO."""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid_index.errors import BadWeights, MissingExtra
+from reid_index.fingerprint import Fingerprint
+
+from .extractor import Crop, Embedding, Extractor
+from .preprocess import Preprocess, read_card
+
+
+class OpenvinoExtractor(Extractor):
+    """A model with one input (B, 3, height, width) and one output with D numbers for each crop.
+
+    weights: the `.xml` file, its `.bin` beside it. preprocess: how crops become its input; by
+    default read from the card beside it, `NAME.json`. Raises BadWeights when model, weights or
+    card do not fit, MissingExtra without OpenVINO.
+    """
+
+    def __init__(self, weights: Path, *, preprocess: Preprocess | None = None) -> None:
+        openvino = _import_openvino()
+        binary = weights.with_suffix(".bin")
+        for path in (weights, binary):
+            if not path.is_file():
+                raise BadWeights(f"{path}: there is no such file; an IR model is .xml and .bin")
+        self._preprocess = preprocess or read_card(weights.with_suffix(".json"))
+        shape = [3, self._preprocess.height, self._preprocess.width]
+        try:
+            core = openvino.Core()
+            model = core.read_model(weights)
+            if len(model.inputs) != 1 or len(model.outputs) != 1:
+                raise BadWeights(
+                    f"{weights}: an embedding model has one input and one output, this one "
+                    f"{len(model.inputs)} and {len(model.outputs)}"
+                )
+            model.reshape({model.inputs[0]: openvino.PartialShape([-1, *shape])})
+            self._model = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+            self._dim = int(self._run(np.zeros((1, *shape), np.float32)).shape[1])
+        except RuntimeError as error:
+            raise BadWeights(
+                f"{weights}: OpenVINO cannot run it on inputs of {shape}: "
+                f"{str(error).strip().splitlines()[-1]}"
+            ) from None
+        digest = hashlib.sha256(weights.read_bytes() + binary.read_bytes()).hexdigest()
+        self._fingerprint = self._preprocess.fingerprint(
+            name="openvino", version="1", weights_sha256=digest
+        )
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return self._fingerprint
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def prepare(self, crop: Crop) -> NDArray[np.float32]:
+        return self._preprocess.apply(crop)
+
+    def embed(self, batch: NDArray[np.float32]) -> Embedding:
+        return Embedding(global_=self._run(batch))
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        output: NDArray[np.float32] = self._model(batch)[0]
+        return output.astype(np.float32).reshape(len(batch), -1)
+
+
+def _import_openvino() -> Any:
+    """The openvino module, imported so that nothing is ever sent anywhere.
+
+    Importing it reports the import over the network, if its package openvino_telemetry can be
+    imported; without it, OpenVINO falls back to a stub of its own that does nothing.
+    """
+    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtra(
+            "OpenVINO is not installed: pip install 'reid-index[openvino]'"
+        ) from None
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return openvino

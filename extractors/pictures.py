@@ -1,0 +1,271 @@
+"""Where crops come from: folders, Market-1501-style folders, lists of files, pictures with boxes.
+
+A source lists pictures and what is known of the people in them; it opens none of them.
+"""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from reid_index.errors import BadItems, BadSource
+from reid_index.items import BOX, STANDARD, conform
+
+from .boxes import boxes_by_source, read_boxes
+from .images import SUFFIXES
+
+_MARKET = re.compile(
+    r"^(?P<person>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?(?:_f?(?P<frame>\d+))?(?:_\d+)*\."
+)
+"""`0002_c1s1_000451_03.jpg` (Market-1501), `0001_c2_f0046182.jpg` (DukeMTMC-reID): person, camera,
+sequence, frame, box. Matched on the name alone, or folders such as `2020_c1` would match too."""
+
+MARKET_COLUMNS = {"sequence": pa.int64(), "role": pa.string()}
+"""What Market names tell beyond the standard columns. role: "distractor" for person 0000, who is
+nobody in particular, "junk" for person -1, a bad box; null for labelled people."""
+
+LISTS = frozenset({".csv", ".parquet"})
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person in a picture: box (x, y, width, height) in pixels, None for the whole picture;
+    columns: item columns that are known."""
+
+    box: tuple[float, float, float, float] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file and the people in it. source: its path relative to the root, with "/"."""
+
+    path: Path
+    source: str
+    people: tuple[Person, ...] = (Person(),)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures to extract from.
+
+    root: the folder that `source` is relative to. count: of people. columns: name → type of the
+    item columns that people may have beyond the standard ones. left_out: why → how many files.
+    pictures: begins a walk, the same order each time.
+    """
+
+    root: Path
+    count: int
+    columns: Mapping[str, pa.DataType]
+    left_out: Mapping[str, int]
+    pictures: Callable[[], Iterator[Picture]]
+
+
+def find_pictures(
+    paths: Iterable[Path],
+    *,
+    layout: str = "auto",
+    boxes: Path | None = None,
+    keep_junk: bool = False,
+) -> Source:
+    """The source that the paths name: folders (searched recursively), picture files, or lists
+    (`.csv`, `.parquet`).
+
+    layout: "folder" takes nothing from names, "market" takes person, camera and frame and leaves
+    junk (person -1) out unless keep_junk, "auto" is market when every picture's name fits.
+    boxes: a file of person boxes (see boxes.py) in the pictures of one folder; pictures without a
+    box are then not used.
+
+    Raises BadSource, BadItems.
+    """
+    paths = [Path(os.path.abspath(path)) for path in paths]
+    for path in paths:
+        if not path.exists():
+            raise BadSource(f"{path}: there is no such file or folder")
+    lists = [path for path in paths if path.suffix.lower() in LISTS]
+    if boxes is not None:
+        if len(paths) != 1 or not paths[0].is_dir():
+            raise BadSource("boxes belong to the pictures of one folder: name that folder")
+        return _boxed(paths[0], boxes)
+    if lists and len(paths) > 1:
+        raise BadSource(f"{lists[0]}: a list is taken alone; build from one list or from folders")
+    if lists:
+        return _listed(lists[0])
+    return _folders(paths, layout=layout, keep_junk=keep_junk)
+
+
+def parse_market(name: str) -> dict[str, Any] | None:
+    """The item columns that a Market-style file name tells, or None for another name."""
+    match = _MARKET.match(name)
+    if match is None:
+        return None
+    person = match["person"]
+    role = {-1: "junk", 0: "distractor"}.get(int(person))
+    frame = None if match["frame"] is None else int(match["frame"])
+    return {
+        "person": None if role else person,
+        "camera": int(match["camera"]),
+        "frame_first": frame,
+        "frame_last": frame,
+        "sequence": None if match["sequence"] is None else int(match["sequence"]),
+        "role": role,
+    }
+
+
+def _folders(paths: list[Path], *, layout: str, keep_junk: bool) -> Source:
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    root = Path(os.path.commonpath(folders))
+    seen: Counter[str] = Counter()
+    for path in _walk(paths):
+        columns = parse_market(path.name)
+        is_picture = path.suffix.lower() in SUFFIXES
+        kind = "other" if not is_picture else "plain" if columns is None else "market"
+        seen["junk" if kind == "market" and columns and columns["role"] == "junk" else kind] += 1
+    named = seen["market"] + seen["junk"]
+    market = layout == "market" or (layout == "auto" and named > 0 and seen["plain"] == 0)
+    if market and seen["plain"]:
+        raise BadSource(
+            f"{root}: {seen['plain']} names are not Market-style (0002_c1s1_000451_03.jpg); use "
+            "the layout 'folder' or move them away"
+        )
+    left_out = {"no picture by its name": seen["other"]} if seen["other"] else {}
+    drop_junk = market and not keep_junk
+    if drop_junk and seen["junk"]:
+        left_out["junk (person -1)"] = seen["junk"]
+
+    def pictures() -> Iterator[Picture]:
+        for path in _walk(paths):
+            if path.suffix.lower() not in SUFFIXES:
+                continue
+            columns = (parse_market(path.name) if market else None) or {}
+            if not (drop_junk and columns.get("role") == "junk"):
+                source = path.relative_to(root).as_posix()
+                yield Picture(path, source, (Person(columns=columns),))
+
+    return Source(
+        root=root,
+        count=named + seen["plain"] - (seen["junk"] if drop_junk else 0),
+        columns=MARKET_COLUMNS if market else {},
+        left_out=left_out,
+        pictures=pictures,
+    )
+
+
+def _walk(paths: Iterable[Path]) -> Iterator[Path]:
+    """Every file below the paths, in an order that depends on names alone. Hidden files and
+    folders are not looked at, linked folders not followed."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for folder, folders, files in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                if not name.startswith("."):
+                    yield Path(folder, name)
+
+
+def _boxed(folder: Path, path: Path) -> Source:
+    found = boxes_by_source(read_boxes(path, pictures=folder))
+
+    def pictures() -> Iterator[Picture]:
+        for source, boxes in found.items():
+            people = tuple(
+                Person(
+                    (box.x, box.y, box.width, box.height),
+                    {
+                        "track": box.track,
+                        "frame_first": box.frame,
+                        "frame_last": box.frame,
+                        "person": box.person,
+                        "camera": box.camera,
+                    },
+                )
+                for box in boxes
+            )
+            yield Picture(folder / source, source, people)
+
+    count = sum(len(boxes) for boxes in found.values())
+    return Source(root=folder, count=count, columns={}, left_out={}, pictures=pictures)
+
+
+def read_items(path: Path) -> pa.Table:
+    """A CSV (UTF-8, with a header) or Parquet file of item columns, in the columns' types.
+
+    In CSV, an empty cell is null, and columns that are not standard get the type that all their
+    cells fit, `attr.*` always text. Raises BadItems, BadSource.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            return conform(pq.read_table(path))
+        return conform(_read_csv(path))
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadSource(f"{path}: cannot be read as a table: {reason}") from None
+    except BadItems as error:
+        raise BadItems(f"{path}: {error}") from None
+
+
+def _read_csv(path: Path) -> pa.Table:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        names = next(csv.reader(file), [])
+    types = {name: kind for name, kind in STANDARD.items() if name not in ("start", "end", "box")}
+    # As text, or a label such as 0002 would become a number; times are parsed by conform.
+    types |= {"start": pa.string(), "end": pa.string(), "file": pa.string()}
+    for name in names:
+        if name.startswith("attr."):
+            types[name] = pa.float32() if name.endswith(".confidence") else pa.string()
+    return pa.csv.read_csv(
+        path,
+        convert_options=pa.csv.ConvertOptions(
+            column_types=types, strings_can_be_null=True, null_values=[""]
+        ),
+    )
+
+
+def _listed(path: Path) -> Source:
+    """Files named by a table: `file` or `source`, item columns, and boxes as `x, y, w, h`."""
+    table = read_items(path)
+    if "file" in table.column_names:
+        at = table.column_names.index("source")
+        table = table.set_column(at, "source", table["file"]).drop_columns(["file"])
+    if table["source"].null_count:
+        raise BadSource(
+            f"{path}: every row names its picture, relative to {path.parent}, in a column `file`; "
+            f"{table['source'].null_count} of {table.num_rows} do not"
+        )
+    corners = ["x", "y", "w", "h"]
+    if set(corners) <= set(table.column_names):
+        cells = [table[name].cast(pa.float32()).combine_chunks() for name in corners]
+        if any(cell.null_count for cell in cells):
+            raise BadSource(f"{path}: a box has an empty x, y, w or h")
+        rows = zip(*(cell.to_pylist() for cell in cells), strict=True)
+        at = table.column_names.index("box")
+        boxes = pa.array([list(row) for row in rows], BOX)
+        table = table.set_column(at, "box", boxes).drop_columns(corners)
+    extra = {name: kind for name, kind in _types(table) if name not in STANDARD}
+
+    def pictures() -> Iterator[Picture]:
+        rows = (row for batch in table.to_batches(1024) for row in batch.to_pylist())
+        for source, group in groupby(rows, key=lambda row: row["source"]):
+            yield Picture(path.parent / source, source, tuple(_listed_person(row) for row in group))
+
+    return Source(path.parent, table.num_rows, extra, {}, pictures)
+
+
+def _types(table: pa.Table) -> list[tuple[str, pa.DataType]]:
+    return [(column.name, column.type) for column in table.schema]
+
+
+def _listed_person(row: dict[str, Any]) -> Person:
+    box = row.pop("box")
+    return Person(None if box is None else (box[0], box[1], box[2], box[3]), row)
