@@ -1,0 +1,1 @@
+"""The command line `reid`: parse, call the library, print."""

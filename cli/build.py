@@ -1,0 +1,320 @@
+"""`reid build`: pictures, vectors or shards to a gallery."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .extractor_options import make_preprocess, preprocess_options
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from extractors.extractor import Extractor
+    from extractors.pictures import Source
+    from reid_index import Gallery
+
+
+@click.command(name="build")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new gallery.")
+@click.option(
+    "--extractor",
+    default=None,
+    metavar="NAME",
+    help="See `reid extractors`; external:NAME for vectors made elsewhere [default: stripes]",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="The extractor's model file.")
+@preprocess_options
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda for osnet.")
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", "folder", "market"]),
+    default="auto",
+    show_default=True,
+    help="Whether names tell person and camera, as in 0002_c1s1_000451_03.jpg.",
+)
+@click.option("--keep-junk", is_flag=True, help="Keep Market-style crops of person -1.")
+@click.option(
+    "--boxes",
+    type=click.Path(path_type=Path),
+    help="People in full pictures: COCO JSON, MOTChallenge text, or CSV (file, x, y, w, h).",
+)
+@click.option(
+    "--items", type=click.Path(path_type=Path), help="Item columns of a vector file (CSV, Parquet)."
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "inner_product", "euclidean"]),
+    default=None,
+    help="[default: cosine; a shard's own for shards]",
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Decoding threads [default: one a core]"
+)
+@click.option("--strict", is_flag=True, help="Fail at the first picture that cannot be read.")
+def command(
+    sources: tuple[Path, ...],
+    out: Path,
+    extractor: str | None,
+    weights: Path | None,
+    device: str,
+    layout: str,
+    keep_junk: bool,
+    boxes: Path | None,
+    items: Path | None,
+    metric: str | None,
+    dtype: str,
+    batch_size: int,
+    workers: int | None,
+    strict: bool,
+    **preprocess: Any,
+) -> None:
+    """Build a gallery from SOURCES.
+
+    SOURCES are folders of crops (searched recursively), picture files, one list of files (.csv or
+    .parquet with a column `file` and item columns), one file of vectors (.npy, .h5, .parquet), or
+    shard folders. A build that was interrupted goes on where it stopped when it is run again.
+    """
+    from extractors.embeddings import holds_vectors
+    from reid_index.errors import UsageError
+
+    _refuse_taken(out)
+    _refuse_unstorable(out, *([] if weights is None else [weights]))
+    shards = [path for path in sources if (path / "shard.json").exists()]
+    vectors = [path for path in sources if path.is_file() and holds_vectors(path)]
+    if shards:
+        _refuse_mixed(shards, sources, "shards")
+        _refuse_needless("shards", extractor=extractor, weights=weights, boxes=boxes, items=items)
+        rows = _from_shards(shards, out, metric=metric, dtype=dtype)
+    elif vectors:
+        _refuse_mixed(vectors, sources, "vector files")
+        if len(vectors) > 1:
+            raise UsageError("build takes one file of vectors; join them into one")
+        _refuse_needless("vectors", weights=weights, boxes=boxes)
+        rows = _from_vectors(
+            vectors[0], out, extractor=extractor, items=items, metric=metric, dtype=dtype
+        )
+    else:
+        _refuse_needless("pictures", items=items)
+        from extractors import open_extractor, recipe
+        from extractors.pictures import find_pictures
+
+        source = find_pictures(sources, layout=layout, boxes=boxes, keep_junk=keep_junk)
+        _refuse_unstorable(source.root)
+        for reason, count in source.left_out.items():
+            click.echo(f"{source.root}: left out {count:,}: {reason}", err=True)
+        name = extractor or "stripes"
+        fed = make_preprocess(**preprocess)
+        rows = _from_pictures(
+            source,
+            out,
+            extractor=open_extractor(name, weights=weights, preprocess=fed, device=device),
+            recipe=recipe(name, weights=weights, preprocess=fed),
+            metric=metric or "cosine",
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers or len(os.sched_getaffinity(0)),
+            strict=strict,
+        )
+    click.echo(f"{out}: {rows:,} items", err=True)
+
+
+def _refuse_taken(out: Path) -> None:
+    from reid_index.errors import GalleryExists
+
+    if (out / "CURRENT").exists():
+        raise GalleryExists(f"{out} is a gallery already; choose another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise GalleryExists(f"{out} exists and is not an empty folder; choose another --out")
+
+
+def _refuse_unstorable(*paths: Path) -> None:
+    from reid_index.errors import UsageError
+
+    for path in paths:
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{path.absolute()}: the path is not UTF-8, so no gallery can hold it; rename it"
+            ) from None
+
+
+def _refuse_mixed(some: list[Path], sources: tuple[Path, ...], what: str) -> None:
+    from reid_index.errors import UsageError
+
+    if len(some) != len(sources):
+        raise UsageError(f"{what} and other sources do not mix in one build")
+
+
+def _refuse_needless(what: str, **options: object) -> None:
+    from reid_index.errors import UsageError
+
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"--{name} means nothing when building from {what}")
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A folder beside out that only this process writes to. It is kept when a build is
+    interrupted with something to go on from, and removed otherwise."""
+    from reid_index.manifest import writer_lock
+
+    folder = out.absolute().with_name(f"{out.absolute().name}.building")
+    folder.mkdir(parents=True, exist_ok=True)
+    with writer_lock(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder / "gallery", ignore_errors=True)
+            if not any(folder.glob("part-*")):
+                shutil.rmtree(folder)
+
+
+def _assemble(out: Path, staging: Path, add: "Callable[[Gallery], None]", **properties: Any) -> int:
+    """Make the gallery aside and give it its name when it is whole; the rows in it."""
+    from reid_index import Gallery
+    from reid_index.files import sync_folder
+
+    shutil.rmtree(staging / "gallery", ignore_errors=True)
+    gallery = Gallery.create(staging / "gallery", **properties)
+    add(gallery)
+    gallery.path.rename(out)
+    sync_folder(out.absolute().parent)
+    for part in staging.glob("part-*"):
+        shutil.rmtree(part)
+    return len(gallery)
+
+
+def _from_shards(shards: list[Path], out: Path, *, metric: str | None, dtype: str) -> int:
+    from reid_index import open_shard
+
+    header = open_shard(shards[0]).header
+    with _staging(out) as staging:
+        return _assemble(
+            out,
+            staging,
+            lambda gallery: gallery.add_shards(shards),
+            dim=header.dim,
+            fingerprint=header.fingerprint,
+            metric=metric or header.metric,
+            dtype=dtype,
+            recipe={"extractor": header.fingerprint.name, "weights": None, "preprocess": None},
+        )
+
+
+def _from_vectors(
+    path: Path,
+    out: Path,
+    *,
+    extractor: str | None,
+    items: Path | None,
+    metric: str | None,
+    dtype: str,
+) -> int:
+    import numpy as np
+    import pyarrow as pa
+
+    from extractors.embeddings import read_vectors
+    from extractors.pictures import read_items
+    from reid_index import Fingerprint
+    from reid_index.errors import NothingToIndex, UsageError
+
+    name = extractor or ""
+    if not name.startswith("external:") or name == "external:":
+        raise UsageError(
+            "vectors need the name of what made them, --extractor external:NAME, so that other "
+            "vectors are not compared with them by mistake"
+        )
+    _refuse_unstorable(path)
+    vectors, table = read_vectors(path)
+    if len(vectors) == 0:
+        raise NothingToIndex(f"{path}: it holds no vectors")
+    if items is not None:
+        table = read_items(items)
+    if table is None:
+        sources = [f"{path.name}#{row}" for row in np.arange(len(vectors))]
+        table = pa.table({"source": sources})
+    with _staging(out) as staging:
+        return _assemble(
+            out,
+            staging,
+            lambda gallery: gallery.add(vectors, table, root=str(path.absolute().parent)),
+            dim=vectors.shape[1],
+            fingerprint=Fingerprint(name=name, version="1"),
+            metric=metric or "cosine",
+            dtype=dtype,
+            recipe={"extractor": name, "weights": None, "preprocess": None},
+        )
+
+
+def _from_pictures(
+    source: "Source",
+    out: Path,
+    *,
+    extractor: "Extractor",
+    recipe: Mapping[str, Any],
+    metric: str,
+    dtype: str,
+    batch_size: int,
+    workers: int,
+    strict: bool,
+) -> int:
+    from tqdm import tqdm
+
+    from extractors.harvest import harvest
+    from extractors.images import silence_size_warnings
+    from reid_index import Metric
+    from reid_index.errors import NothingToIndex
+
+    from .formats import printable
+
+    silence_size_warnings()
+    with _staging(out) as staging:
+        with progress_bar(source.count, unit="crop") as bar:
+
+            def on_skip(error: Exception) -> None:
+                tqdm.write(f"skipped: {printable(str(error))}", file=sys.stderr)
+
+            taken = harvest(
+                source,
+                extractor,
+                staging,
+                metric=Metric(metric),
+                dtype=dtype,
+                batch_size=batch_size,
+                workers=workers,
+                strict=strict,
+                on_skip=on_skip,
+                progress=bar.update,
+            )
+        if taken.resumed:
+            click.echo(f"{taken.resumed:,} crops were there from an earlier run", err=True)
+        if taken.skipped:
+            click.echo(f"{taken.skipped:,} of {source.count:,} were skipped", err=True)
+        if not taken.parts:
+            raise NothingToIndex(
+                f"{source.root}: not one of {source.count} pictures can be read"
+                if source.count
+                else f"{source.root}: there are no pictures in it"
+            )
+        return _assemble(
+            out,
+            staging,
+            lambda gallery: gallery.add_shards(taken.parts),
+            dim=extractor.dim,
+            fingerprint=extractor.fingerprint,
+            metric=metric,
+            dtype=dtype,
+            recipe=recipe,
+        )

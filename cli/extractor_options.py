@@ -1,0 +1,92 @@
+"""Options that say which extractor makes the vectors and how its model is fed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from reid_index.errors import UsageError
+
+if TYPE_CHECKING:
+    from extractors.preprocess import Preprocess
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def preprocess_options(function: Function) -> Function:
+    """Adds --card and the options that replace one."""
+    for option in reversed(
+        [
+            click.option(
+                "--card",
+                type=click.Path(path_type=Path),
+                help="Preprocessing card of an onnx or openvino model [default: NAME.json beside]",
+            ),
+            click.option("--input-size", metavar="HxW", help="Instead of a card: input size."),
+            click.option("--color-order", type=click.Choice(["RGB", "BGR"])),
+            click.option("--scale", type=float, help="What pixel values 0…255 are multiplied by."),
+            click.option("--mean", metavar="A,B,C", help="Subtracted after scaling."),
+            click.option("--std", metavar="A,B,C", help="Divided by after that."),
+            click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"])),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def make_preprocess(
+    *,
+    card: Path | None,
+    input_size: str | None,
+    color_order: str | None,
+    scale: float | None,
+    mean: str | None,
+    std: str | None,
+    interpolation: str | None,
+) -> "Preprocess | None":
+    """What the options say; None when they say nothing. All or none are needed."""
+    given = {
+        "--input-size": input_size,
+        "--color-order": color_order,
+        "--scale": scale,
+        "--mean": mean,
+        "--std": std,
+        "--interpolation": interpolation,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if card is not None:
+        if len(missing) < len(given):
+            raise UsageError("--card and the options that replace it clash; give one of the two")
+        from extractors.preprocess import read_card
+
+        return read_card(card)
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise UsageError(f"preprocessing without a card needs {', '.join(missing)} too")
+    from extractors.preprocess import preprocess_from
+
+    height, width = _numbers(input_size, "x", 2, "--input-size")
+    return preprocess_from(
+        {
+            "height": int(height),
+            "width": int(width),
+            "color_order": color_order,
+            "scale": scale,
+            "mean": _numbers(mean, ",", 3, "--mean"),
+            "std": _numbers(std, ",", 3, "--std"),
+            "interpolation": interpolation,
+        },
+        where="the options",
+    )
+
+
+def _numbers(text: str | None, separator: str, count: int, option: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in (text or "").lower().split(separator)]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise UsageError(f"{option} {text!r}: {count} numbers with {separator!r} between, please")
+    return numbers

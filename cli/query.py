@@ -1,0 +1,260 @@
+"""`reid query`: the items of a gallery that are most like a target."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reid_index.errors import UsageError
+
+if TYPE_CHECKING:
+    from reid_index import Gallery, Result
+
+    from .target import Target
+
+
+@click.command(name="query")
+@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("target", required=False, type=click.Path(path_type=Path))
+@click.option("--item", type=int, help="Look for this item of the gallery instead of a TARGET.")
+@click.option("--box", metavar="X,Y,W,H", help="The person's box in a full picture, in pixels.")
+@click.option("--boxes", type=click.Path(path_type=Path), help="A file of boxes in the target.")
+@click.option("--position", type=int, help="Which person of --boxes in the picture, from 1.")
+@click.option(
+    "--combine",
+    type=click.Choice(["mean", "best"]),
+    default="mean",
+    show_default=True,
+    help="Several images: search with the mean of their vectors, or rank by the best of them.",
+)
+@click.option("--top", "k", type=int, default=20, show_default=True, help="How many to return.")
+@click.option("--where", metavar="EXPR", help="Only items for which this holds: camera = 2 AND …")
+@click.option(
+    "--not-camera",
+    multiple=True,
+    metavar="N|own",
+    help="Leave items of this camera out; `own` is the target's. Can be given again.",
+)
+@click.option(
+    "--threshold", type=float, help="Smallest similarity (largest distance when Euclidean)."
+)
+@click.option("--person", help="The target's person label, to mark right and wrong in the sheet.")
+@click.option("--explain", is_flag=True, help="Say on standard error how the answer was found.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "jsonl", "csv", "html"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--title", help="Of the HTML sheet [default: TARGET in GALLERY]")
+@click.option("--out", type=click.Path(path_type=Path), help="A file [default: standard output]")
+@click.option("--weights", type=click.Path(path_type=Path), help="Where the model file is now.")
+@click.option("--root", type=click.Path(path_type=Path), help="Where the pictures are now.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda for osnet.")
+def command(
+    gallery: Path,
+    target: Path | None,
+    item: int | None,
+    box: str | None,
+    boxes: Path | None,
+    position: int | None,
+    combine: str,
+    k: int,
+    where: str | None,
+    not_camera: tuple[str, ...],
+    threshold: float | None,
+    person: str | None,
+    explain: bool,
+    form: str,
+    title: str | None,
+    out: Path | None,
+    weights: Path | None,
+    root: Path | None,
+    device: str,
+) -> None:
+    """Find a person in GALLERY.
+
+    TARGET is a picture, a folder of pictures of one person, or a vector (.npy, .h5, .parquet) of
+    the gallery's extractor; --item N takes a person who is in the gallery already.
+    """
+    import time
+
+    started = time.perf_counter()
+    from reid_index import Gallery
+
+    if (target is None) == (item is None):
+        raise UsageError("name what to look for: a TARGET or --item N, one of the two")
+    if k < 1:
+        raise UsageError(f"--top must be at least 1, got {k}")
+    opened = Gallery.open(gallery)
+    times = {"open": time.perf_counter() - started}
+    started = time.perf_counter()
+    looked_for = _target(
+        opened,
+        target,
+        item,
+        box=box,
+        boxes=boxes,
+        position=position,
+        weights=weights,
+        root=root,
+        device=device,
+    )
+    times["target"] = time.perf_counter() - started
+    result = opened.search(
+        looked_for.vectors,
+        k=k,
+        where=where,
+        not_camera=_cameras(not_camera, looked_for.camera),
+        threshold=threshold,
+        combine=combine,
+    )
+    if form == "html":
+        text = _sheet(
+            opened,
+            result,
+            looked_for,
+            title=title or f"{looked_for.label} in {opened.path.absolute().name}",
+            person=person or looked_for.person,
+            rules={"where": where or "everything", "not camera": ", ".join(not_camera) or "-"},
+            root=root,
+        )
+    else:
+        from .formats import csv_text, jsonl, table
+
+        text = {"table": table, "jsonl": jsonl, "csv": csv_text}[form](result)
+    _write(text, out)
+    if result.note:
+        click.echo(result.note, err=True)
+    if explain:
+        click.echo(_explanation(result, times, where=where, not_camera=not_camera), err=True)
+
+
+def _target(
+    gallery: "Gallery",
+    path: Path | None,
+    item: int | None,
+    *,
+    box: str | None,
+    boxes: Path | None,
+    position: int | None,
+    weights: Path | None,
+    root: Path | None,
+    device: str,
+) -> "Target":
+    from .target import file_target, item_target
+
+    if path is None:
+        if box or boxes or position:
+            raise UsageError(
+                "--item has its own picture: --box, --boxes and --position say nothing"
+            )
+        return item_target(gallery, item or 0, other_root=root)
+    return file_target(
+        gallery,
+        path,
+        box=None if box is None else parse_box(box),
+        boxes=boxes,
+        position=position,
+        weights=weights,
+        device=device,
+    )
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """ "X,Y,W,H" as numbers of pixels. Raises UsageError."""
+    import math
+
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--box {text!r}: four numbers X,Y,W,H, please") from None
+    if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
+        raise UsageError(f"--box {text!r}: width and height must be above 0")
+    return x, y, width, height
+
+
+def _cameras(names: tuple[str, ...], own: int | None) -> list[int]:
+    cameras = []
+    for name in names:
+        if name == "own":
+            if own is None:
+                raise UsageError(
+                    "--not-camera own: the target's camera is not known; give its number"
+                )
+            cameras.append(own)
+        else:
+            cameras.append(_camera_number(name))
+    return cameras
+
+
+def _camera_number(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 2**31
+    if abs(number) >= 2**31:
+        raise UsageError(f"--not-camera {text!r}: a camera's number or `own`, please")
+    return number
+
+
+def _sheet(
+    gallery: "Gallery",
+    result: "Result",
+    target: "Target",
+    *,
+    title: str,
+    person: str | None,
+    rules: dict[str, str],
+    root: Path | None,
+) -> str:
+    from .sheet import render_sheet
+    from .target import load_crop
+
+    return render_sheet(
+        result,
+        query_images=target.images,
+        query_label=target.label,
+        query_person=person,
+        load_crop=lambda match: load_crop(match.source, match.root, match.box, other_root=root),
+        title=title,
+        details=[
+            ("gallery", f"{gallery.path.absolute().name}, generation {result.generation}"),
+            ("extractor", gallery.fingerprint.name),
+            *rules.items(),
+            ("allowed", f"{result.allowed:,} of {result.rows:,} items"),
+            ("search", result.plan + (", exact" if result.exact else ", approximate")),
+            ("time", f"{1000 * sum(result.seconds.values()):.1f} ms"),
+        ],
+    )
+
+
+def _write(text: str, out: Path | None) -> None:
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; --out names the file to write")
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _explanation(
+    result: "Result", times: dict[str, float], *, where: str | None, not_camera: tuple[str, ...]
+) -> str:
+    lines = [
+        f"generation  {result.generation}",
+        f"where       {where or '-'}",
+        f"not camera  {', '.join(not_camera) or '-'}",
+        f"allowed     {result.allowed:,} of {result.rows:,} items",
+        f"plan        {result.plan}",
+        f"exact       {'yes' if result.exact else 'no'}",
+    ]
+    stages = times | dict(result.seconds)
+    spent = " · ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in stages.items())
+    return "\n".join([*lines, f"ms          {spent}"])
