@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,21 +269,20 @@ def _from_pictures(
     workers: int,
     strict: bool,
 ) -> int:
-    from tqdm import tqdm
-
     from extractors.harvest import harvest
-    from extractors.images import silence_size_warnings
+    from extractors.images import silence_pillow_warnings
     from reid_index import Metric
     from reid_index.errors import NothingToIndex
 
     from .formats import printable
 
-    silence_size_warnings()
+    silence_pillow_warnings()
     with _staging(out) as staging:
         with progress_bar(source.count, unit="crop") as bar:
 
             def on_skip(error: Exception) -> None:
-                tqdm.write(f"skipped: {printable(str(error))}", file=sys.stderr)
+                bar.clear()
+                click.echo(f"skipped: {printable(str(error))}", err=True)
 
             taken = harvest(
                 source,

@@ -232,7 +232,8 @@ def _sheet(
 
 def _write(text: str, out: Path | None) -> None:
     if out is None:
-        click.echo(text, nl=False)
+        # With color off, click would cut escape codes out of file names in the data.
+        click.echo(text, nl=False, color=True)
         return
     if out.is_dir():
         raise UsageError(f"{out} is a folder; --out names the file to write")

@@ -12,7 +12,7 @@ from PIL import Image
 from extractors import open_recipe
 from extractors.boxes import crop_box, read_boxes
 from extractors.embeddings import holds_vectors, read_vectors
-from extractors.images import SUFFIXES, read_image, silence_size_warnings
+from extractors.images import SUFFIXES, read_image, silence_pillow_warnings
 from extractors.pictures import find_pictures, parse_market
 from reid_index import Gallery
 from reid_index.errors import NothingToIndex, UnreadableImage, UsageError
@@ -76,7 +76,7 @@ def file_target(
     if path.is_file() and path.suffix.lower() not in SUFFIXES and holds_vectors(path):
         vectors, _ = read_vectors(path)
         return Target(vectors, [], None, None, path.name)
-    silence_size_warnings()
+    silence_pillow_warnings()
     crops = _crops(path, box=box, boxes=boxes, position=position)
     extractor = open_recipe(gallery.manifest.recipe, weights=weights, device=device)
     gallery.check_fingerprint(extractor.fingerprint, of="the query")
@@ -147,7 +147,7 @@ def load_crop(
 ) -> Image.Image | None:
     """The crop of an item, or None where its picture is gone, broken or outside its root."""
     folder = other_root or (Path(root) if root else None)
-    if folder is None or not source:
+    if folder is None or not source or "\0" in source:
         return None
     path = (folder / source).resolve()
     # A shard that somebody else wrote may name any path; only pictures below the root are shown.

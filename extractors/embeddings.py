@@ -1,10 +1,12 @@
 """Vectors that somebody else made: `.npy`, HDF5 or Parquet files, with or without their items."""
 
 from pathlib import Path
+from tokenize import TokenError
 
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ from reid_index.errors import BadSource
 SUFFIXES = frozenset({".npy", ".h5", ".hdf5", ".parquet"})
 
 _VECTOR_COLUMNS = ("global", "vector", "embedding")
+_IS_LIST = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def read_vectors(path: Path) -> tuple[NDArray[np.floating], pa.Table | None]:
@@ -30,7 +33,7 @@ def read_vectors(path: Path) -> tuple[NDArray[np.floating], pa.Table | None]:
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path)
         return _floats(_read_hdf5(path), path), None
-    except (OSError, ValueError, EOFError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, KeyError, TokenError, pa.ArrowInvalid) as error:
         if isinstance(error, BadSource):
             raise
         raise BadSource(f"{path}: cannot be read as vectors: {error}") from None
@@ -75,7 +78,7 @@ def _vector_column(schema: pa.Schema) -> str | None:
     for name in _VECTOR_COLUMNS:
         if name in schema.names:
             kind = schema.field(name).type
-            if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            if any(is_list(kind) for is_list in _IS_LIST):
                 return name
     return None
 
@@ -85,10 +88,14 @@ def _read_parquet(path: Path) -> tuple[NDArray[np.floating], pa.Table]:
     name = _vector_column(table.schema)
     if name is None:
         raise BadSource(f"{path}: no column of lists named {', '.join(_VECTOR_COLUMNS)}")
-    rows = table[name].to_pylist()
-    if any(row is None for row in rows) or len({len(row) for row in rows}) > 1:
+    column = table[name]
+    if not len(column):
+        raise BadSource(f"{path}: it holds no vectors")
+    widths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if column.null_count or len(widths) != 1:
         raise BadSource(f"{path}: the vectors in column {name!r} differ in length or are missing")
-    if any(value is None for row in rows for value in row):
+    values = pc.list_flatten(column)
+    if values.null_count:
         raise BadSource(f"{path}: a vector in column {name!r} has an empty value")
-    array = np.array(rows, np.float64).reshape(len(rows), -1)
+    array = values.to_numpy().reshape(len(column), widths[0])
     return _floats(array, path), table.drop_columns([name])

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Harvest:
 
 @dataclass(frozen=True)
 class _Part:
-    """A journal entry. pictures: how many of the source it used up; digest: of their names, sizes
-    and times, so that a source that changed is noticed."""
+    """A journal entry. pictures: how many of the source it used up; digest: of their names,
+    sizes, times and people, so that a source that changed is noticed."""
 
     name: str
     rows: int
@@ -96,7 +96,7 @@ def harvest(
         "dtype": dtype,
         "root": str(source.root),
     }
-    parts = _resume(folder, job, source)
+    parts = _resume(folder, job, source, strict=strict)
     resumed = sum(part.rows for part in parts)
     progress(resumed + sum(part.skipped for part in parts))
     rest = islice(source.pictures(), sum(part.pictures for part in parts), None)
@@ -278,17 +278,16 @@ class _Buffer:
 
 
 def _identity(picture: Picture) -> bytes:
-    """What makes a picture the same one when a run goes on: name, size, time, boxes."""
+    """What makes a picture the same one when a run goes on: name, size, time, boxes, columns."""
     try:
         stat = picture.path.stat()
         state = (stat.st_size, stat.st_mtime_ns)
-    except OSError:
+    except (OSError, ValueError):  # gone, or no name that a file can have
         state = (-1, -1)
-    boxes = [person.box for person in picture.people]
-    return repr((picture.source, state, boxes)).encode(errors="surrogateescape")
+    return repr((picture.source, state, picture.people)).encode(errors="surrogateescape")
 
 
-def _resume(folder: Path, job: dict[str, Any], source: Source) -> list[_Part]:
+def _resume(folder: Path, job: dict[str, Any], source: Source, *, strict: bool) -> list[_Part]:
     """The parts of an unfinished run that still hold; starts the journal of a new one."""
     journal = folder / "journal.json"
     if not journal.exists():
@@ -306,6 +305,9 @@ def _resume(folder: Path, job: dict[str, Any], source: Source) -> list[_Part]:
             "again to finish it, or delete the folder"
         )
     parts = parts[: _unchanged(parts, source)]
+    if strict:
+        # A part that left people out is done again, so that the first of them is raised.
+        parts = list(takewhile(lambda part: not part.skipped, parts))
     _write_journal(folder, job, parts)
     remove_all_but(folder, {part.name for part in parts} | {"journal.json", "lock"})
     return parts

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from reid_index.errors import UnreadableImage
 
@@ -17,8 +17,23 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 MAX_PIXELS = 80_000_000
 """A picture with more pixels is not decoded: a small file can claim gigabytes of them."""
 
-# Formats that Pillow decodes itself; others start programs (EPS) or have no business here.
+# Formats that Pillow decodes itself; others start programs (EPS) or have no business here. Its
+# JPEG reader also reads MPO, which is no name to ask for.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+
+# A broken file can make a decoder fail in any of these ways.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError)
+
+# Exif 2.32 (JEITA CP-3451), tag 274; Pillow turns counter-clockwise.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: Path) -> Crop:
@@ -26,12 +41,15 @@ def read_image(path: Path) -> Crop:
 
     EXIF rotation is applied, 16-bit greys are scaled to 8 bits, palettes, CMYK and greys become
     RGB, alpha is dropped, of several frames the first is taken. Raises UnreadableImage for a file
-    that is empty, truncated, no picture, of 32-bit pixels, or beyond MAX_PIXELS.
+    that is empty, truncated, no picture, of 32-bit pixels, or beyond MAX_PIXELS. EXIF data that
+    cannot be read are taken as none.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in the name
+        raise UnreadableImage(f"{str(path)!r}: cannot be read: {error}") from None
     return decode_image(data, name=str(path))
 
 
@@ -46,23 +64,34 @@ def decode_image(data: bytes, *, name: str) -> Crop:
                     f"{name}: {image.width} × {image.height} pixels, over the limit of "
                     f"{MAX_PIXELS:,}: it was not decoded; make it smaller"
                 )
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image), name))
+            return np.asarray(_to_rgb(_upright(image), name))
     except UnidentifiedImageError:
         raise UnreadableImage(f"{name}: not a picture that can be read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(
             f"{name}: over the limit of {MAX_PIXELS:,} pixels: it was not decoded; make it smaller"
         ) from None
-    # A broken file can make a decoder fail in any of these ways.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+    except _BROKEN as error:
         if isinstance(error, UnreadableImage):
             raise
         raise UnreadableImage(f"{name}: broken: {error}") from None
 
 
-def silence_size_warnings() -> None:
-    """Keep Pillow from warning, on standard error, of the large pictures refused here anyway."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+def silence_pillow_warnings() -> None:
+    """Keep Pillow from warning, on standard error, of large pictures, which are refused here
+    anyway, and of odd metadata, which change no pixel."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not by ImageOps.exif_transpose: it writes all EXIF data anew, and fails where any are odd.
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:
+        return image
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

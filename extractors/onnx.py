@@ -11,7 +11,7 @@ from reid_index.files import sha256_file
 from reid_index.fingerprint import Fingerprint
 
 from .extractor import Crop, Embedding, Extractor
-from .preprocess import Preprocess, read_card
+from .preprocess import Preprocess, one_row_each, read_card
 
 
 class OnnxExtractor(Extractor):
@@ -28,6 +28,8 @@ class OnnxExtractor(Extractor):
         options = onnxruntime.SessionOptions()
         # Threads that spin while they wait would take the cores from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Its errors are raised; printed on standard error too, they would be told twice.
+        options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(
                 str(weights), options, providers=["CPUExecutionProvider"]
@@ -38,20 +40,25 @@ class OnnxExtractor(Extractor):
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
             raise BadWeights(
                 f"{weights}: an embedding model has one float input and one output, this one "
-                f"{len(inputs)} and {len(outputs)}"
+                f"{len(inputs)} ({', '.join(one.type for one in inputs)}) and {len(outputs)}"
             )
-        batch, *shape = inputs[0].shape
-        wanted = (3, self._preprocess.height, self._preprocess.width)
-        if len(shape) != 3 or any(
-            isinstance(size, int) and size != want for size, want in zip(shape, wanted, strict=True)
+        shape = inputs[0].shape
+        wanted = [3, self._preprocess.height, self._preprocess.width]
+        if len(shape) != 4 or any(
+            isinstance(size, int) and size != want
+            for size, want in zip(shape[1:], wanted, strict=True)
         ):
-            raise BadWeights(f"{weights}: its input is {shape}, its card says {list(wanted)}")
-        self._batch = batch if isinstance(batch, int) else None
+            raise BadWeights(f"{weights}: its input is {shape}, its card says {['B', *wanted]}")
+        self._batch = shape[0] if isinstance(shape[0], int) else None
         self._input = inputs[0].name
         self._fingerprint = self._preprocess.fingerprint(
             name="onnx", version="1", weights_sha256=sha256_file(weights)
         )
-        self._dim = int(self._run(np.zeros((1, *wanted), np.float32)).shape[1])
+        try:
+            # Two, so that an output without a row for each crop is noticed here.
+            self._dim = int(self._run(np.zeros((2, *wanted), np.float32)).shape[1])
+        except Exception as error:
+            raise BadWeights(f"{weights}: it cannot run on inputs of {wanted}: {error}") from None
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -75,6 +82,8 @@ class OnnxExtractor(Extractor):
             padded = np.zeros((-len(batch) % self._batch, *batch.shape[1:]), np.float32)
             filled = np.concatenate([batch, padded])
             pieces = np.split(filled, len(filled) // self._batch)
-        outputs = [self._session.run(None, {self._input: piece})[0] for piece in pieces]
-        vectors = np.concatenate(outputs)[: len(batch)].astype(np.float32)
-        return vectors.reshape(len(batch), -1)
+        outputs = [
+            one_row_each(self._session.run(None, {self._input: piece})[0], len(piece))
+            for piece in pieces
+        ]
+        return np.concatenate(outputs)[: len(batch)]

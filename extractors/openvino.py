@@ -12,7 +12,7 @@ from reid_index.errors import BadWeights, MissingExtra
 from reid_index.fingerprint import Fingerprint
 
 from .extractor import Crop, Embedding, Extractor
-from .preprocess import Preprocess, read_card
+from .preprocess import Preprocess, one_row_each, read_card
 
 
 class OpenvinoExtractor(Extractor):
@@ -39,10 +39,21 @@ class OpenvinoExtractor(Extractor):
                     f"{weights}: an embedding model has one input and one output, this one "
                     f"{len(model.inputs)} and {len(model.outputs)}"
                 )
-            model.reshape({model.inputs[0]: openvino.PartialShape([-1, *shape])})
-            self._model = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
-            self._dim = int(self._run(np.zeros((1, *shape), np.float32)).shape[1])
-        except RuntimeError as error:
+            wanted = openvino.PartialShape([-1, *shape])
+            given = model.inputs[0].partial_shape
+            # Without this OpenVINO would reshape the model to whatever the card says.
+            if not wanted.compatible(given):
+                raise BadWeights(f"{weights}: its input is {given}, its card says {wanted}")
+            model.reshape({model.inputs[0]: wanted})
+            # By default newer CPUs would compute in bfloat16, and vectors would depend on the CPU
+            # and on the batch (cosine 0.999 to their own on another machine).
+            hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
+            self._model = core.compile_model(model, "CPU", hints)
+            # Two, so that an output without a row for each crop is noticed here.
+            self._dim = int(self._run(np.zeros((2, *shape), np.float32)).shape[1])
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, BadWeights):
+                raise
             raise BadWeights(
                 f"{weights}: OpenVINO cannot run it on inputs of {shape}: "
                 f"{str(error).strip().splitlines()[-1]}"
@@ -67,8 +78,7 @@ class OpenvinoExtractor(Extractor):
         return Embedding(global_=self._run(batch))
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._model(batch)[0]
-        return output.astype(np.float32).reshape(len(batch), -1)
+        return one_row_each(self._model(batch)[0], len(batch))
 
 
 def _import_openvino() -> Any:

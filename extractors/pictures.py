@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from reid_index.errors import BadItems, BadSource
+from reid_index.errors import BadItems, BadSource, UsageError
 from reid_index.items import BOX, STANDARD, conform
 
 from .boxes import boxes_by_source, read_boxes
 from .images import SUFFIXES
 
 _MARKET = re.compile(
-    r"^(?P<person>-?\d+)_c(?P<camera>\d+)(?:s(?P<sequence>\d+))?(?:_f?(?P<frame>\d+))?(?:_\d+)*\."
+    r"^(?P<person>-?\d+)_c(?P<camera>\d{1,9})(?:s(?P<sequence>\d{1,18}))?(?:_f?(?P<frame>\d{1,18}))?"
+    r"(?:_\d+)*\."
 )
 """`0002_c1s1_000451_03.jpg` (Market-1501), `0001_c2_f0046182.jpg` (DukeMTMC-reID): person, camera,
-sequence, frame, box. Matched on the name alone, or folders such as `2020_c1` would match too."""
+sequence, frame, box. Matched on the name alone, or folders such as `2020_c1` would match too; the
+numbers fit the columns' types."""
 
 MARKET_COLUMNS = {"sequence": pa.int64(), "role": pa.string()}
 """What Market names tell beyond the standard columns. role: "distractor" for person 0000, who is
@@ -85,9 +88,13 @@ def find_pictures(
     boxes: a file of person boxes (see boxes.py) in the pictures of one folder; pictures without a
     box are then not used.
 
-    Raises BadSource, BadItems.
+    Raises BadSource, BadItems; UsageError for an unknown layout or no path at all.
     """
+    if layout not in ("auto", "folder", "market"):
+        raise UsageError(f"there is no layout {layout!r}; there are auto, folder, market")
     paths = [Path(os.path.abspath(path)) for path in paths]
+    if not paths:
+        raise UsageError("name a folder, picture files or a list to take pictures from")
     for path in paths:
         if not path.exists():
             raise BadSource(f"{path}: there is no such file or folder")
@@ -167,11 +174,15 @@ def _walk(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        for folder, folders, files in os.walk(path):
+        for folder, folders, files in os.walk(path, onerror=_refuse):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
                 if not name.startswith("."):
                     yield Path(folder, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise BadSource(f"{error.filename}: the folder cannot be listed: {error.strerror}") from None
 
 
 def _boxed(folder: Path, path: Path) -> Source:
@@ -237,7 +248,8 @@ def _listed(path: Path) -> Source:
     table = read_items(path)
     if "file" in table.column_names:
         at = table.column_names.index("source")
-        table = table.set_column(at, "source", table["file"]).drop_columns(["file"])
+        files = _cast(table, "file", STANDARD["source"], path)
+        table = table.set_column(at, "source", files).drop_columns(["file"])
     if table["source"].null_count:
         raise BadSource(
             f"{path}: every row names its picture, relative to {path.parent}, in a column `file`; "
@@ -245,13 +257,13 @@ def _listed(path: Path) -> Source:
         )
     corners = ["x", "y", "w", "h"]
     if set(corners) <= set(table.column_names):
-        cells = [table[name].cast(pa.float32()).combine_chunks() for name in corners]
-        if any(cell.null_count for cell in cells):
-            raise BadSource(f"{path}: a box has an empty x, y, w or h")
-        rows = zip(*(cell.to_pylist() for cell in cells), strict=True)
+        cells = [_cast(table, name, BOX.value_type, path).to_pylist() for name in corners]
+        rows = zip(*cells, strict=True)
         at = table.column_names.index("box")
         boxes = pa.array([list(row) for row in rows], BOX)
         table = table.set_column(at, "box", boxes).drop_columns(corners)
+    if pc.list_flatten(table["box"]).null_count:
+        raise BadSource(f"{path}: a box has an empty x, y, w or h")
     extra = {name: kind for name, kind in _types(table) if name not in STANDARD}
 
     def pictures() -> Iterator[Picture]:
@@ -260,6 +272,14 @@ def _listed(path: Path) -> Source:
             yield Picture(path.parent / source, source, tuple(_listed_person(row) for row in group))
 
     return Source(path.parent, table.num_rows, extra, {}, pictures)
+
+
+def _cast(table: pa.Table, name: str, kind: pa.DataType, path: Path) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadSource(f"{path}: column {name!r} is not {kind}: {reason}") from None
 
 
 def _types(table: pa.Table) -> list[tuple[str, pa.DataType]]:

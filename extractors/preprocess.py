@@ -1,6 +1,8 @@
 """How a crop becomes a network's input, and the JSON card that says so beside a model file."""
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.interpolation not in _FILTERS:
+        if self.interpolation not in ("bilinear", "bicubic"):
             raise BadWeights(f"interpolation {self.interpolation!r}: use bilinear or bicubic")
         if self.color_order not in ("RGB", "BGR"):
             raise BadWeights(f"color_order {self.color_order!r}: use RGB or BGR")
@@ -49,6 +51,8 @@ class Preprocess:
             raise BadWeights(f"an input of {self.height} × {self.width} pixels cannot be")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std) or not self.scale:
             raise BadWeights("mean and std need three numbers each; std and scale cannot be 0")
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))):
+            raise BadWeights("scale, mean and std cannot be NaN or infinite")
 
     def apply(self, crop: Crop) -> NDArray[np.float32]:
         """uint8 (h, w, 3) RGB of any size → float32 (3, height, width), C order."""
@@ -110,27 +114,46 @@ def preprocess_from(data: Any, *, where: str) -> Preprocess:
         what = [f"{', '.join(missing)} missing"] if missing else []
         what += [f"{', '.join(unknown)} unknown"] if unknown else []
         raise BadWeights(f"{where}: {'; '.join(what)}; the fields are {', '.join(_FIELDS)}")
+    for name in ("height", "width"):
+        if type(data[name]) is not int:
+            raise BadWeights(f"{where}: {name} is {data[name]!r}; give a whole number of pixels")
+    if not _is_number(data["scale"]):
+        raise BadWeights(f"{where}: scale is {data['scale']!r}; give a number")
     try:
-        mean = [float(value) for value in data["mean"]]
-        std = [float(value) for value in data["std"]]
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError("mean and std need three numbers each")
         return Preprocess(
-            height=int(data["height"]),
-            width=int(data["width"]),
-            color_order=str(data["color_order"]),
+            height=data["height"],
+            width=data["width"],
+            color_order=data["color_order"],
             scale=float(data["scale"]),
-            mean=(mean[0], mean[1], mean[2]),
-            std=(std[0], std[1], std[2]),
-            interpolation=str(data["interpolation"]),
+            mean=_three(data, "mean"),
+            std=_three(data, "std"),
+            interpolation=data["interpolation"],
         )
     except BadWeights as error:
         raise BadWeights(f"{where}: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise BadWeights(f"{where}: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _three(data: Mapping[str, Any], name: str) -> tuple[float, float, float]:
+    values = data[name]
+    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
+        raise BadWeights(f"{name} is {values!r}; give a list of three numbers")
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def preprocess_to_json(preprocess: Preprocess) -> dict[str, Any]:
     """The card's content, the inverse of `preprocess_from`."""
     values = {name: getattr(preprocess, name) for name in _FIELDS}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def one_row_each(output: Any, crops: int) -> NDArray[np.float32]:
+    """A network's output as float32 (crops, D). Raises ValueError where it has another number of
+    rows: reshaping would mix the crops."""
+    array = np.asarray(output)
+    if array.ndim < 2 or len(array) != crops:
+        raise ValueError(f"its output is {array.shape} for {crops} crops, not a row for each")
+    return array.astype(np.float32).reshape(crops, -1)

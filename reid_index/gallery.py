@@ -1,5 +1,6 @@
 """A gallery: people's vectors and what is known of them, in one folder, ready to be searched."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -109,13 +110,10 @@ class Gallery:
             next_item=0,
             shards=(),
         )
+        _refuse_taken(path)
         path.mkdir(parents=True, exist_ok=True)
         with writer_lock(path):
-            taken = {entry.name for entry in path.iterdir()} - {"lock"}
-            if taken:
-                what = "a gallery" if "CURRENT" in taken else f"other files ({min(taken)}, …)"
-                raise GalleryExists(f"{path} holds {what} already; choose another folder")
-            (path / "shards").mkdir()
+            _refuse_taken(path)
             commit(path, manifest)
         return cls(path, manifest)
 
@@ -174,11 +172,12 @@ class Gallery:
         return self._shard_of(row)[0].header.root
 
     def _shard_of(self, row: int) -> tuple[Shard, int]:
-        for shard in self._generation.shards:
-            if row < shard.header.rows:
-                return shard, row
-            row -= shard.header.rows
-        raise IndexError(f"row {row} is beyond the last of {len(self)}")
+        if not 0 <= row < len(self):
+            raise IndexError(f"there is no row {row}; there are {len(self)}, counted from 0")
+        ends = np.cumsum([shard.header.rows for shard in self._generation.shards])
+        place = int(np.searchsorted(ends, row, side="right"))
+        shard = self._generation.shards[place]
+        return shard, row - int(ends[place]) + shard.header.rows
 
     def row_of(self, item: int) -> int:
         """The row of an item id. Raises UsageError where there is no such item."""
@@ -210,6 +209,8 @@ class Gallery:
                 f"vectors of the shape {array.shape} do not fit this gallery of {self.dim} "
                 f"dimensions: (n, {self.dim}) is needed"
             )
+        if array.dtype.kind not in "fiub":
+            raise UsageError(f"vectors must be real numbers, got {array.dtype}")
         table = _table(items, rows=len(array))
 
         def write(folder: Path, manifest: Manifest) -> None:
@@ -252,18 +253,22 @@ class Gallery:
         """Commit a generation with one more shard, which `write` writes to the folder it gets."""
         with writer_lock(self.path):
             manifest = read_current(self.path)
-            remove_all_but(
-                self.path / "shards", {Path(entry.folder).name for entry in manifest.shards}
-            )
+            _sweep(self.path, manifest)
             name = f"shards/{manifest.generation + 1:06d}"
-            write(self.path / name, manifest)
-            shard = open_shard(self.path / name)
+            try:
+                write(self.path / name, manifest)
+                shard = open_shard(self.path / name)
+                _refuse_other_types(self.path, manifest, shard)
+                entry = describe_shard(self.path, name, rows=shard.header.rows)
+            except BaseException:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                raise
             manifest = replace(
                 manifest,
                 generation=manifest.generation + 1,
                 created=datetime.now(UTC),
                 next_item=int(pc.max(shard.items["item"]).as_py()) + 1,
-                shards=(*manifest.shards, describe_shard(self.path, name, rows=shard.header.rows)),
+                shards=(*manifest.shards, entry),
             )
             commit(self.path, manifest)
         self._generation = _Generation(self.path, manifest)
@@ -330,6 +335,30 @@ def parse_metric(metric: Metric | str) -> Metric:
         raise UsageError(f"there is no metric {metric!r}; there are {names}") from None
 
 
+def _refuse_taken(path: Path) -> None:
+    """Raise GalleryExists unless path is free, or holds what a crashed `create` left."""
+    if path.exists() and not path.is_dir():
+        raise GalleryExists(f"{path} is a file; choose another folder")
+    taken = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    taken -= {"lock", "manifest-000000.json", ".CURRENT.tmp"}
+    if taken:
+        what = "a gallery" if "CURRENT" in taken else f"other files ({min(taken)}, …)"
+        raise GalleryExists(f"{path} holds {what} already; choose another folder")
+
+
+def _sweep(path: Path, manifest: Manifest) -> None:
+    """Remove what a crashed writer left in the folder of shards."""
+    shards = path / "shards"
+    if shards.exists():
+        remove_all_but(shards, {Path(entry.folder).name for entry in manifest.shards})
+
+
+def _refuse_other_types(path: Path, manifest: Manifest, new: Shard) -> None:
+    """Raise BadItems unless the new shard's columns can stand below those of each present one."""
+    present = (open_shard(path / entry.folder) for entry in manifest.shards)
+    stack(shard.columns.empty_table() for shard in (*present, new))
+
+
 def _no_items() -> pa.Table:
     return pa.table({name: pa.nulls(0, kind) for name, kind in STANDARD.items()})
 
@@ -343,7 +372,7 @@ def _table(items: pa.Table | Sequence[Mapping[str, Any]] | None, *, rows: int) -
         names = dict.fromkeys(name for item in items for name in item)
         try:
             table = pa.table({name: [item.get(name) for item in items] for name in names})
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise BadItems(f"items: one column holds several types: {error}") from None
     if table.num_rows != rows:
         raise BadItems(f"{rows} vectors but {table.num_rows} items: one for each vector, please")

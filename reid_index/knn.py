@@ -61,7 +61,7 @@ def nearest(
     total = sum(len(block.vectors) for block in blocks)
     permitted = total if allowed is None else int(np.count_nonzero(allowed))
     want = k + _SLACK
-    while want < permitted:
+    while want < permitted and _fits_float32(blocks, query):
         rows, worst = _candidates(blocks, query, want, metric=metric, allowed=allowed)
         answer = _rank(blocks, items, query, rows, k, metric=metric)
         if _is_settled(answer[1][-1], worst, blocks, query, metric=metric):
@@ -113,6 +113,13 @@ def _checked(
     return Neighbours(rows, scores, path)
 
 
+def _fits_float32(blocks: Sequence[Block], query: NDArray[np.float32]) -> bool:
+    """Whether no sum that Faiss forms can overflow: it drops rows whose score is not finite."""
+    norm = float(np.linalg.norm(query.astype(np.float64)))
+    largest = max(block.max_norm for block in blocks)
+    return (norm + largest) ** 2 < 1e38
+
+
 def _is_settled(
     kth: np.float32,
     worst: float,
@@ -126,13 +133,15 @@ def _is_settled(
     worst: the last candidate's score as Faiss has it, squared for Euclidean. A float32 sum of D
     products is off by at most D·2⁻²⁴·‖x‖·‖y‖ and a few roundings (Higham, Accuracy and Stability
     of Numerical Algorithms, 2nd ed., eq. 3.5); squared distances by at most four times that.
+    Products too small for a normal float32 may be lost altogether, 2⁻¹²⁶ each.
     """
     largest = max(block.max_norm for block in blocks)
     unit = (len(query) + 8) * 2.0**-24
+    tiny = len(query) * 2.0**-126
     norm = float(np.linalg.norm(query.astype(np.float64)))
     if metric is Metric.EUCLIDEAN:
-        return float(kth) ** 2 < worst - 4 * unit * (norm + largest) ** 2
-    return float(kth) > worst + unit * norm * largest
+        return float(kth) ** 2 < worst - 4 * unit * (norm + largest) ** 2 - tiny
+    return float(kth) > worst + unit * norm * largest + tiny
 
 
 def _candidates(

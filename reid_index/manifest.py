@@ -13,11 +13,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from .errors import BadShard, CorruptGallery, FormatTooNew, GalleryLocked, GalleryNotFound
@@ -84,16 +85,16 @@ def read_current(gallery: Path) -> Manifest:
     path = gallery / "CURRENT"
     try:
         current = json.loads(path.read_bytes())
-        name, expected = str(current["manifest"]), str(current["sha256"])
+        check_format(current, path)
+        manifest = _read_manifest(gallery, current)
     except (FileNotFoundError, NotADirectoryError):
         raise GalleryNotFound(_what_is_there(gallery)) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptGallery(f"{path} cannot be read: {error!r}; restore it from a copy") from None
-    try:
-        check_format(current, path)
+    except (FormatTooNew, CorruptGallery):
+        raise
     except BadShard as error:
-        raise CorruptGallery(str(error)) from None
-    manifest = _read_manifest(gallery, name, expected)
+        raise CorruptGallery(f"{error}; restore it from a copy") from None
+    except (ValueError, KeyError) as error:
+        raise CorruptGallery(f"{path} cannot be read: {error!r}; restore it from a copy") from None
     for file, entry in listed_files(gallery, manifest):
         size = file.stat().st_size if file.is_file() else None
         if size != entry.size:
@@ -108,22 +109,25 @@ def _what_is_there(gallery: Path) -> str:
     return f"{gallery} is not a gallery: it has no CURRENT file"
 
 
-def _read_manifest(gallery: Path, name: str, expected: str) -> Manifest:
+def _read_manifest(gallery: Path, current: Mapping[str, Any]) -> Manifest:
+    name, expected = str(current["manifest"]), str(current["sha256"])
+    if not re.fullmatch(r"manifest-[0-9]+\.json", name):
+        raise ValueError(f"it names {name!r}, which is not a manifest")
     path = gallery / name
     try:
-        if Path(name).name != name:
-            raise ValueError("CURRENT names a file outside the gallery")
         raw = path.read_bytes()
         if hashlib.sha256(raw).hexdigest() != expected:
             raise ValueError("its sha256 is not the one that CURRENT names")
         data = json.loads(raw)
         check_format(data, path)
+        if data["format"] != current["format"]:
+            raise ValueError(f"it has format {data['format']}, CURRENT {current['format']}")
         return _from_json(data)
     except FileNotFoundError:
         raise CorruptGallery(f"{path} is gone: restore it from a copy") from None
     except FormatTooNew:
         raise
-    except (BadShard, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
 
 
@@ -215,13 +219,17 @@ def _from_json(data: Any) -> Manifest:
     )
 
 
+def _is_plain(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
 def _shard_from_json(data: Any) -> ShardEntry:
-    folder = PurePosixPath(data["folder"])
-    names = [PurePosixPath(name) for name in data["files"]]
-    if len(folder.parts) != 2 or ".." in folder.parts or any(len(n.parts) != 1 for n in names):
+    folder = data["folder"]
+    names = data["files"]
+    if not re.fullmatch(r"shards/[0-9]+", folder) or not all(map(_is_plain, names)):
         raise ValueError(f"it lists files outside the gallery ({folder})")
     return ShardEntry(
-        folder=str(folder),
+        folder=folder,
         rows=int(data["rows"]),
         files={
             name: FileEntry(int(entry["bytes"]), str(entry["sha256"]))

@@ -16,18 +16,22 @@ def score(
     Sums are taken in float64 and rounded once, so that the score of a pair depends on nothing but
     the pair: not on the batch, the order of the rows, or the path that found it. For cosine both
     sides have length 1 already and the inner product is cut to [-1, 1]; Euclidean is ‖x − y‖₂.
+    An inner product too large for float32 is infinite.
     """
     scores = np.empty(len(rows), np.float32)
     wide = query.astype(np.float64)
     for start in range(0, len(rows), _CHUNK):
-        piece = rows[start : start + _CHUNK].astype(np.float64)
+        # NumPy's order of summation, so the last bit, depends on the memory order.
+        piece = rows[start : start + _CHUNK].astype(np.float64, order="C")
         if metric is Metric.EUCLIDEAN:
             piece -= wide
             piece *= piece
-            scores[start : start + _CHUNK] = np.sqrt(piece.sum(axis=1))
+            sums = np.sqrt(piece.sum(axis=1))
         else:
             piece *= wide
-            scores[start : start + _CHUNK] = piece.sum(axis=1)
+            sums = piece.sum(axis=1)
+        with np.errstate(over="ignore"):
+            scores[start : start + _CHUNK] = sums
     if metric is Metric.COSINE:
         np.clip(scores, -1, 1, out=scores)
     return scores

@@ -64,9 +64,10 @@ def answer(
     start = time.perf_counter()
     kept = len(found.rows)
     if threshold is not None:
-        better = found.scores >= threshold
+        limit = np.float64(threshold)
+        better = found.scores >= limit
         if not searched.metric.higher_is_better:
-            better = found.scores <= threshold
+            better = found.scores <= limit
         kept = int(np.count_nonzero(better))
     matches = _matches(searched, found.rows[:kept], found.scores[:kept])
     times["items"] = time.perf_counter() - start
@@ -105,6 +106,8 @@ def query_vectors(
         )
     if not np.isfinite(vectors).all():
         raise NotFiniteError("the query holds NaN or Inf")
+    if np.abs(vectors).max() > np.finfo(np.float32).max:
+        raise NotFiniteError("the query holds numbers too large for float32")
     if metric is Metric.COSINE:
         vectors = _unit(vectors)
     if combine == "mean":
@@ -133,7 +136,10 @@ def allowed_rows(
     if where is not None:
         mask = compile_where(where).mask(items)
     if not_camera:
-        cameras = pa.array(list(not_camera), items["camera"].type)
+        numbers = list(not_camera)
+        if not all(isinstance(n, int | np.integer) and abs(n) < 2**31 for n in numbers):
+            raise UsageError(f"not_camera must hold whole numbers of 32 bits, got {numbers}")
+        cameras = pa.array(numbers, items["camera"].type)
         other = ~pc.is_in(items["camera"], value_set=cameras).to_numpy()
         mask = other if mask is None else mask & other
     return mask

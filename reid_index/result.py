@@ -67,7 +67,7 @@ class Result:
         """Why fewer than k matches came, or None when k came."""
         if len(self.matches) >= self.k:
             return None
-        if self.allowed < self.k and len(self.matches) == self.allowed:
+        if len(self.matches) == self.allowed:
             return f"only {self.allowed} match: {self.allowed} of {self.rows} items are allowed"
         return (
             f"only {len(self.matches)} match: the others are beyond the threshold {self.threshold}"

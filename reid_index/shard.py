@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -25,7 +25,7 @@ from .files import write_folder, write_json
 from .fingerprint import Fingerprint
 from .items import conform
 from .metric import Metric
-from .vectors import ArrayStream, map_vectors, write_vectors
+from .vectors import NAMES, ArrayStream, map_vectors, write_vectors
 
 FORMAT = (1, 0)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
@@ -81,6 +81,11 @@ class Shard:
         """`global`: (rows, dim) float32 or float16, read-only, mapped."""
         return self.arrays["global"]
 
+    @property
+    def columns(self) -> pa.Schema:
+        """Names and types of the items' columns, without reading the items."""
+        return conform(pq.read_schema(self.folder / "items.parquet").empty_table()).schema
+
     @cached_property
     def items(self) -> pa.Table:
         """The items, every standard column present, in the order of the vectors."""
@@ -114,11 +119,13 @@ class _Checked:
     def __call__(self, piece: NDArray[np.generic]) -> NDArray[np.generic]:
         rows = piece.astype(np.float64)
         self._refuse(~np.isfinite(rows).all(axis=1), "holds NaN or Inf")
-        norms = np.sqrt((rows * rows).sum(axis=1))
-        if self._metric is Metric.COSINE:
-            self._refuse(norms == 0, "has length 0, so cosine has no direction to compare")
-            rows /= norms[:, None]
-        stored = rows.astype(self._dtype)
+        with np.errstate(over="ignore"):
+            norms = np.sqrt((rows * rows).sum(axis=1))
+            self._refuse(np.isinf(norms), f"is too large for {self._dtype}")
+            if self._metric is Metric.COSINE:
+                self._refuse(norms == 0, "has length 0, so cosine has no direction to compare")
+                rows /= norms[:, None]
+            stored = rows.astype(self._dtype)
         self._refuse(~np.isfinite(stored).all(axis=1), f"is too large for {self._dtype}")
         lengths = np.sqrt((stored.astype(np.float64) ** 2).sum(axis=1))
         if len(lengths):
@@ -156,12 +163,14 @@ def write_shard(
     """
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}: vectors are stored as float32 or float16")
+    if "global" not in arrays or not arrays.keys() <= set(NAMES):
+        raise BadShard(f"a shard holds global and optionally parts, visible; got {sorted(arrays)}")
     shape = arrays["global"].shape
     if len(shape) != 2 or shape[1] < 1:
         raise BadShard(f"vectors must have the shape (rows, dim), got {shape}")
     checked = _Checked(metric=metric, dtype=dtype)
     streams = {"global": ArrayStream(shape, dtype, map(checked, arrays["global"].pieces))}
-    for name in arrays.keys() - {"global"}:
+    for name in [name for name in NAMES[1:] if name in arrays]:
         kind = "uint8" if name == "visible" else dtype
         streams[name] = ArrayStream(
             arrays[name].shape, kind, (p.astype(kind) for p in arrays[name].pieces)
@@ -222,14 +231,10 @@ def open_shard(folder: Path) -> Shard:
     return Shard(folder, _header_from_json(data, path))
 
 
-class _HasFormat(Protocol):
-    def get(self, key: str, /) -> Any: ...
-
-
-def check_format(data: _HasFormat, path: Path) -> None:
+def check_format(data: Any, path: Path) -> None:
     """Refuse a newer major format (FormatTooNew) and a missing one (BadShard)."""
-    version = data.get("format")
-    if not isinstance(version, list) or not all(type(part) is int for part in version):
+    version = data.get("format") if isinstance(data, dict) else None
+    if not isinstance(version, list) or [type(part) for part in version] != [int, int]:
         raise BadShard(f"{path}: no format version in it, so it is not of this project")
     if version[0] > FORMAT[0]:
         raise FormatTooNew(
@@ -253,8 +258,6 @@ def _header_to_json(header: ShardHeader) -> dict[str, Any]:
 
 
 def _header_from_json(data: Any, path: Path) -> ShardHeader:
-    if not isinstance(data, dict):
-        raise BadShard(f"{path}: not a JSON object")
     check_format(data, path)
     try:
         return ShardHeader(

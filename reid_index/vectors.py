@@ -18,6 +18,8 @@ NAMES = ("global", "parts", "visible")
 """The data sets of format 1: `global` (N, D) float32 or float16; optional `parts` (N, P, Dp) of
 the same kinds and `visible` (N, P) uint8 of 0 and 1."""
 
+_PIECE = 4096
+
 
 @dataclass(frozen=True)
 class ArrayStream:
@@ -32,8 +34,9 @@ class ArrayStream:
 
     @classmethod
     def of(cls, array: NDArray[np.generic]) -> "ArrayStream":
-        """An array that is already there, as one piece."""
-        return cls(array.shape, array.dtype, (array,))
+        """An array that is already there, a few thousand rows at a time."""
+        pieces = [array[start : start + _PIECE] for start in range(0, len(array), _PIECE)]
+        return cls(array.shape, array.dtype, pieces)
 
 
 def write_vectors(path: Path, arrays: Mapping[str, ArrayStream]) -> None:
@@ -69,7 +72,7 @@ def _map(path: Path, name: str, dataset: h5py.Dataset) -> NDArray[np.generic]:
     if name not in NAMES or not isinstance(dataset, h5py.Dataset):
         raise BadShard(f"{path}: unknown data set {name!r}; known: {', '.join(NAMES)}")
     kinds = ("uint8",) if name == "visible" else ("float32", "float16")
-    if dataset.dtype not in [np.dtype(kind) for kind in kinds] or not dataset.dtype.isnative:
+    if dataset.dtype not in [np.dtype(kind) for kind in kinds]:
         raise BadShard(f"{path}: {name} is {dataset.dtype}, expected {' or '.join(kinds)}")
     if dataset.size == 0:
         return np.empty(dataset.shape, dataset.dtype)

@@ -1,0 +1,43 @@
+"""What several test files share: a seeded generator, small galleries, a look at their files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reid_index import Fingerprint, Gallery
+
+FINGERPRINT = Fingerprint(name="external:test", version="1")
+ROWS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path → bytes of every file below folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def ids(gallery: Gallery) -> list[int]:
+    return gallery.items["item"].to_pylist()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240501)
+
+
+@pytest.fixture
+def make_gallery(tmp_path: Path) -> Callable[..., Gallery]:
+    """An empty gallery in tmp_path / name; dim 3, cosine, unless told otherwise."""
+
+    def make(name: str = "gallery", **properties: Any) -> Gallery:
+        return Gallery.create(
+            tmp_path / name, **{"dim": 3, "fingerprint": FINGERPRINT, **properties}
+        )
+
+    return make

@@ -1,0 +1,165 @@
+"""Who may import whom, and what must not be loaded before it is used."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import reid_index
+import reid_index.verify
+
+REPOSITORY = Path(__file__).parents[1]
+HEAVY = {
+    "extractors",
+    "faiss",
+    "h5py",
+    "jinja2",
+    "lark",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "PIL",
+    "pyarrow",
+    "torch",
+    "tqdm",
+}
+LOADED_LATE = {f"cli/{name}.py" for name in ("figure", "formats", "sheet", "target", "world")}
+EXTRACTORS_MAY = {"errors", "files", "fingerprint", "items", "metric", "shard", "vectors"}
+
+
+def files(package: str) -> list[Path]:
+    found = sorted((REPOSITORY / package).rglob("*.py"))
+    assert found
+    return found
+
+
+def imported(tree: ast.AST, *, package: str, everywhere: bool) -> Iterator[str]:
+    """Absolute dotted names that a file of a top-level package imports, `package.module` for
+    relative ones; only what runs when the file is imported, unless everywhere."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{package}.{node.module or ''}".strip(".") if node.level else node.module
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif everywhere or not (is_for_types(node) or is_function(node)):
+            yield from imported(node, package=package, everywhere=everywhere)
+
+
+def is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports_of(path: Path, *, everywhere: bool) -> set[str]:
+    tree = ast.parse(path.read_text())
+    package = path.relative_to(REPOSITORY).parts[0]
+    return set(imported(tree, package=package, everywhere=everywhere))
+
+
+def top_level(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def test_reading_imports() -> None:
+    text = """
+import a.b
+from . import c
+from .d import e
+if TYPE_CHECKING:
+    import f
+def late():
+    import g
+class Here:
+    import h
+try:
+    from i import j
+except ImportError:
+    pass
+"""
+    now = {"a.b", "p.c", "p.d.e", "h", "i.j"}
+    assert set(imported(ast.parse(text), package="p", everywhere=False)) == now
+    assert set(imported(ast.parse(text), package="p", everywhere=True)) == now | {"f", "g"}
+
+
+@pytest.mark.parametrize("path", files("reid_index"), ids=lambda path: path.name)
+def test_the_core_imports_nothing_above_it(path: Path) -> None:
+    above = {"extractors", "cli", "benchmarks", "tests", "torch", "onnxruntime", "openvino"}
+    assert top_level(imports_of(path, everywhere=True)) & above == set()
+
+
+@pytest.mark.parametrize("path", files("extractors"), ids=lambda path: path.name)
+def test_extractors_know_only_the_records_of_the_core(path: Path) -> None:
+    names = imports_of(path, everywhere=True)
+    assert top_level(names) & {"cli", "benchmarks", "tests", "faiss"} == set()
+    core = {name.split(".")[1] for name in names if name.startswith("reid_index.")}
+    assert core <= EXTRACTORS_MAY
+    assert "reid_index" not in names
+
+
+def test_only_one_file_imports_faiss() -> None:
+    users = [
+        str(path.relative_to(REPOSITORY))
+        for package in ("reid_index", "extractors", "cli")
+        for path in files(package)
+        if "faiss" in top_level(imports_of(path, everywhere=True))
+    ]
+    assert users == ["reid_index/knn.py"]
+
+
+@pytest.mark.parametrize("path", files("cli"), ids=lambda path: path.name)
+def test_commands_import_heavy_things_when_they_run(path: Path) -> None:
+    if str(path.relative_to(REPOSITORY)) not in LOADED_LATE:
+        names = imports_of(path, everywhere=False)
+        assert top_level(names) & HEAVY == set()
+        late = {f"cli.{Path(name).stem}" for name in LOADED_LATE}
+        assert {".".join(name.split(".")[:2]) for name in names} & late == set()
+        core = {name for name in names if name.startswith("reid_index")}
+        assert all(name.startswith("reid_index.errors") for name in core)
+
+
+@pytest.mark.parametrize("module", ["reid_index", "reid_index.errors", "cli.main"])
+def test_what_is_loaded_at_first(module: str) -> None:
+    loaded = modules_after(f"import {module}")
+    assert loaded & (HEAVY - {"extractors"}) == set()
+    assert "extractors" not in loaded
+    assert ("cli" in loaded) == module.startswith("cli")
+
+
+def test_searching_needs_no_torch(tmp_path: Path) -> None:
+    loaded = modules_after(
+        "from reid_index import Fingerprint, Gallery, verify_gallery\n"
+        "fingerprint = Fingerprint(name='x', version='1')\n"
+        f"gallery = Gallery.create({str(tmp_path / 'g')!r}, dim=1, fingerprint=fingerprint)\n"
+        "gallery.add([[1]] * 30)\n"
+        "assert len(gallery.search([1], k=1, where='camera IS NULL').matches) == 1\n"
+        "assert verify_gallery(gallery) == []\n"
+    )
+    assert {"faiss", "lark"} <= loaded
+    assert loaded & {"torch", "extractors", "cli", "onnxruntime", "openvino", "PIL"} == set()
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level names of the modules that a fresh interpreter has loaded after code."""
+    code += "\nimport sys\nprint(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_public_names_are_sorted_and_all_there() -> None:
+    assert reid_index.__all__ == sorted(reid_index.__all__)
+    assert set(reid_index.__all__) == set(reid_index._HOME)
+    for name, home in reid_index._HOME.items():
+        value = getattr(reid_index, name)
+        assert value.__module__ == f"reid_index.{home}"
+        assert value.__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = reid_index.nothing
