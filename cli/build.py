@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "--metric",
     type=click.Choice(["cosine", "inner_product", "euclidean"]),
     default=None,
-    help="[default: cosine; a shard's own for shards]",
+    help="[default: cosine; shards have theirs]",
 )
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True
@@ -92,8 +92,15 @@ def command(
     vectors = [path for path in sources if path.is_file() and holds_vectors(path)]
     if shards:
         _refuse_mixed(shards, sources, "shards")
-        _refuse_needless("shards", extractor=extractor, weights=weights, boxes=boxes, items=items)
-        rows = _from_shards(shards, out, metric=metric, dtype=dtype)
+        _refuse_needless(
+            "shards",
+            extractor=extractor,
+            weights=weights,
+            boxes=boxes,
+            items=items,
+            metric=metric,
+        )
+        rows = _from_shards(shards, out, dtype=dtype)
     elif vectors:
         _refuse_mixed(vectors, sources, "vector files")
         if len(vectors) > 1:
@@ -195,7 +202,7 @@ def _assemble(out: Path, staging: Path, add: "Callable[[Gallery], None]", **prop
     return len(gallery)
 
 
-def _from_shards(shards: list[Path], out: Path, *, metric: str | None, dtype: str) -> int:
+def _from_shards(shards: list[Path], out: Path, *, dtype: str) -> int:
     from reid_index import open_shard
 
     header = open_shard(shards[0]).header
@@ -206,7 +213,7 @@ def _from_shards(shards: list[Path], out: Path, *, metric: str | None, dtype: st
             lambda gallery: gallery.add_shards(shards),
             dim=header.dim,
             fingerprint=header.fingerprint,
-            metric=metric or header.metric,
+            metric=header.metric,
             dtype=dtype,
             recipe={"extractor": header.fingerprint.name, "weights": None, "preprocess": None},
         )

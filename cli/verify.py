@@ -13,10 +13,10 @@ from .progress import progress_bar
 def command(ctx: click.Context, gallery: Path) -> None:
     """Read every byte of GALLERY; exit 1 and name the file if anything is wrong."""
     from reid_index import Gallery, verify_gallery
-    from reid_index.manifest import listed_files
+    from reid_index.verify import all_files
 
     opened = Gallery.open(gallery)
-    files = [entry.size for _, entry in listed_files(opened.path, opened.manifest)]
+    files = [entry.size for _, entry in all_files(opened)]
     with progress_bar(sum(files), unit="B") as bar:
         problems = verify_gallery(opened, progress=bar.update)
     for problem in problems:

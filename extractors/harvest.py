@@ -84,8 +84,8 @@ def harvest(
     and storage is gone on with. Parts whose pictures have changed since are done again.
     batch_size: crops that go through the extractor at once. workers: decoding threads. part_rows:
     rows in a shard, and so what an interruption can lose.
-    on_skip is told of each picture or box that cannot be read; with strict the first one is
-    raised. progress is told of people as they are done, at once of those an earlier run did.
+    on_skip is told once of each picture or box that cannot be read; with strict the first one
+    is raised. progress is told of people as they are done, at once of those an earlier run did.
 
     Raises UsageError where folder holds another run, and what the extractor raises.
     """
@@ -128,7 +128,7 @@ def harvest(
             prepared = _in_order(decoders, rest, extractor, ahead=2 * batch_size + workers)
             for batch, embedding in _embedded(embedder, prepared, extractor, batch_size):
                 for one in batch:
-                    for error in one.errors:
+                    for error in dict.fromkeys(one.errors):  # one broken picture, many people
                         if strict:
                             raise error
                         on_skip(error)

@@ -129,6 +129,7 @@ def parse_market(name: str) -> dict[str, Any] | None:
 
 
 def _folders(paths: list[Path], *, layout: str, keep_junk: bool) -> Source:
+    paths = [path for path in dict.fromkeys(paths) if not set(path.parents) & set(paths)]
     folders = [path if path.is_dir() else path.parent for path in paths]
     root = Path(os.path.commonpath(folders))
     seen: Counter[str] = Counter()

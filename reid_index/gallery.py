@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import (
     BadItems,
+    BadShard,
     CorruptGallery,
     DimensionMismatch,
     ExtractorMismatch,
@@ -114,7 +115,7 @@ class Gallery:
         path.mkdir(parents=True, exist_ok=True)
         with writer_lock(path):
             _refuse_taken(path)
-            commit(path, manifest)
+            manifest = commit(path, manifest)
         return cls(path, manifest)
 
     @classmethod
@@ -203,7 +204,10 @@ class Gallery:
         Raises DimensionMismatch, NotFiniteError, BadItems, GalleryLocked; the gallery is then as
         it was.
         """
-        array = np.asarray(vectors)
+        try:
+            array = np.asarray(vectors)
+        except ValueError as error:
+            raise UsageError(f"vectors are a table of numbers, (n, {self.dim}): {error}") from None
         if array.ndim != 2 or array.shape[1] != self.dim:
             raise DimensionMismatch(
                 f"vectors of the shape {array.shape} do not fit this gallery of {self.dim} "
@@ -270,13 +274,18 @@ class Gallery:
                 next_item=int(pc.max(shard.items["item"]).as_py()) + 1,
                 shards=(*manifest.shards, entry),
             )
-            commit(self.path, manifest)
+            manifest = commit(self.path, manifest)
         self._generation = _Generation(self.path, manifest)
 
     def _check_shard(self, shard: Shard) -> None:
         if shard.header.dim != self.dim:
             raise DimensionMismatch(
                 f"{shard.folder} has {shard.header.dim} dimensions, the gallery {self.dim}"
+            )
+        if shard.header.metric is not self.metric:
+            raise BadShard(
+                f"{shard.folder} was written for {shard.header.metric}, the gallery compares by "
+                f"{self.metric}: write it again for that"
             )
         self.check_fingerprint(shard.header.fingerprint, of=str(shard.folder))
 

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,14 @@ class ShardEntry:
     files: Mapping[str, FileEntry]
 
 
+@dataclass(frozen=True)
+class Previous:
+    """The manifest of the generation before, so that the history can be checked too."""
+
+    name: str
+    entry: FileEntry
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One generation of a gallery.
@@ -54,6 +62,7 @@ class Manifest:
         object, never interpreted here.
     next_item: the smallest item id not given yet.
     created: when this generation was committed, UTC.
+    previous: filled in by `commit`; None in the first generation.
     """
 
     generation: int
@@ -65,6 +74,7 @@ class Manifest:
     recipe: Mapping[str, Any]
     next_item: int
     shards: tuple[ShardEntry, ...]
+    previous: Previous | None = None
 
     @property
     def rows(self) -> int:
@@ -110,9 +120,7 @@ def _what_is_there(gallery: Path) -> str:
 
 
 def _read_manifest(gallery: Path, current: Mapping[str, Any]) -> Manifest:
-    name, expected = str(current["manifest"]), str(current["sha256"])
-    if not re.fullmatch(r"manifest-[0-9]+\.json", name):
-        raise ValueError(f"it names {name!r}, which is not a manifest")
+    name, expected = _manifest_name(str(current["manifest"])), str(current["sha256"])
     path = gallery / name
     try:
         raw = path.read_bytes()
@@ -138,6 +146,19 @@ def listed_files(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, File
             yield gallery / shard.folder / name, entry
 
 
+def earlier_manifests(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
+    """The manifests before this one, the latest first, with what each should be. Each is read
+    for the one before it, so the walk ends at one that cannot be read."""
+    previous = manifest.previous
+    while previous is not None:
+        path = gallery / previous.name
+        yield path, previous.entry
+        try:
+            previous = _previous_from_json(json.loads(path.read_bytes()).get("previous"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+
+
 def describe_shard(gallery: Path, folder: str, *, rows: int) -> ShardEntry:
     """The manifest's entry of a shard that was just written: reads all of its bytes."""
     files = {}
@@ -147,8 +168,12 @@ def describe_shard(gallery: Path, folder: str, *, rows: int) -> ShardEntry:
     return ShardEntry(folder=folder, rows=rows, files=files)
 
 
-def commit(gallery: Path, manifest: Manifest) -> None:
-    """Make the manifest the present generation. The caller holds the writer lock."""
+def commit(gallery: Path, manifest: Manifest) -> Manifest:
+    """Make the manifest the present generation, and return it with its `previous`.
+
+    The caller holds the writer lock, and has made the manifest from the present one.
+    """
+    manifest = replace(manifest, previous=_present(gallery))
     raw = json_bytes(_to_json(manifest))
     path = gallery / manifest.file_name
     path.write_bytes(raw)
@@ -162,6 +187,16 @@ def commit(gallery: Path, manifest: Manifest) -> None:
             "sha256": hashlib.sha256(raw).hexdigest(),
         },
     )
+    return manifest
+
+
+def _present(gallery: Path) -> Previous | None:
+    path = gallery / "CURRENT"
+    if not path.exists():
+        return None
+    current = json.loads(path.read_bytes())
+    size = (gallery / current["manifest"]).stat().st_size
+    return Previous(current["manifest"], FileEntry(size, current["sha256"]))
 
 
 @contextmanager
@@ -191,6 +226,13 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint.to_json(),
         "recipe": dict(manifest.recipe),
         "next_item": manifest.next_item,
+        "previous": None
+        if manifest.previous is None
+        else {
+            "file": manifest.previous.name,
+            "bytes": manifest.previous.entry.size,
+            "sha256": manifest.previous.entry.sha256,
+        },
         "shards": [
             {
                 "folder": shard.folder,
@@ -216,7 +258,20 @@ def _from_json(data: Any) -> Manifest:
         recipe=dict(data["recipe"]),
         next_item=int(data["next_item"]),
         shards=tuple(_shard_from_json(shard) for shard in data["shards"]),
+        previous=_previous_from_json(data["previous"]),
     )
+
+
+def _previous_from_json(data: Any) -> Previous | None:
+    if data is None:
+        return None
+    return Previous(_manifest_name(data["file"]), FileEntry(int(data["bytes"]), data["sha256"]))
+
+
+def _manifest_name(name: str) -> str:
+    if not re.fullmatch(r"manifest-[0-9]+\.json", name):
+        raise ValueError(f"it names {name!r}, which is not a manifest")
+    return name
 
 
 def _is_plain(name: str) -> bool:

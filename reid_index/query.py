@@ -96,7 +96,10 @@ def query_vectors(
     """
     if combine not in ("mean", "best"):
         raise UsageError(f"combine must be 'mean' or 'best', got {combine!r}")
-    vectors = np.atleast_2d(np.asarray(query, dtype=np.float64))
+    try:
+        vectors = np.atleast_2d(np.asarray(query, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a query is numbers, (D,) or (n, D): {error}") from None
     if vectors.ndim != 2 or len(vectors) == 0:
         raise DimensionMismatch(f"a query is (D,) or (n, D) with n ≥ 1, got {vectors.shape}")
     if vectors.shape[1] != dim:

@@ -1,6 +1,6 @@
 """Reading every byte of a gallery to say whether it is whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from .errors import ReidIndexError
 from .files import sha256_file
 from .gallery import Gallery
-from .manifest import FileEntry, listed_files
+from .manifest import FileEntry, earlier_manifests, listed_files
 from .shard import open_shard
 
 
@@ -22,7 +22,7 @@ def verify_gallery(
     sizes and the manifest were checked by opening it. progress is told of bytes as they are read.
     """
     problems = []
-    for path, entry in listed_files(gallery.path, gallery.manifest):
+    for path, entry in all_files(gallery):
         problem = _check_file(path, entry)
         if problem:
             problems.append(problem)
@@ -38,6 +38,12 @@ def verify_gallery(
         if len(ids) and ids.max() >= gallery.manifest.next_item:
             problems.append(f"{gallery.path}: an item id is beyond the next one to be given")
     return problems
+
+
+def all_files(gallery: Gallery) -> Iterator[tuple[Path, FileEntry]]:
+    """Every file that `verify_gallery` reads, with what it should be."""
+    yield from listed_files(gallery.path, gallery.manifest)
+    yield from earlier_manifests(gallery.path, gallery.manifest)
 
 
 def _check_file(path: Path, entry: FileEntry) -> str | None:

@@ -58,11 +58,11 @@ def test_verify_names_the_file_with_a_flipped_byte(place, tmp_path, name):
 
 
 def test_verify_says_what_is_whole(place):
-    shards = place / "g" / "shards" / "000001"
-    total = sum(path.stat().st_size for path in shards.iterdir())
+    files = [*(place / "g" / "shards" / "000001").iterdir(), place / "g" / "manifest-000000.json"]
+    total = sum(path.stat().st_size for path in files)
     items = len(list((place / "crops").iterdir()))
     result = succeed("verify", place / "g")
-    assert result.stdout == f"{place}/g is whole: {items} items, 3 files, {total:,} bytes\n"
+    assert result.stdout == f"{place}/g is whole: {items} items, 4 files, {total:,} bytes\n"
     assert result.stderr == ""
 
 

@@ -167,6 +167,7 @@ def test_item_ids_that_are_refused(
         ([[1, 2, 3, 4]], None, DimensionMismatch, r"\(1, 4\).* 3 dimensions"),
         ([1, 2, 3], None, DimensionMismatch, r"\(3,\)"),
         ([["a", "b", "c"]], None, UsageError, "real numbers"),
+        ([[1, 2, 3], [1, 2]], None, UsageError, r"a table of numbers, \(n, 3\)"),
         ([[1j, 0, 0]], None, UsageError, "real numbers, got complex128"),
         (ROWS, [{}, {}], BadItems, "3 vectors but 0 items"),
         (ROWS, [{"camera": 1}], BadItems, "3 vectors but 1 items"),
@@ -231,6 +232,8 @@ def test_shards_that_do_not_fit(make_gallery: MakeGallery, tmp_path: Path) -> No
         gallery.add_shards([write_part(tmp_path / "other", ones, one, fingerprint=other)])
     with pytest.raises(DimensionMismatch, match="2 dimensions, the gallery 3"):
         gallery.add_shards([write_part(tmp_path / "narrow", [[1.0, 0]], one)])
+    with pytest.raises(BadShard, match="for euclidean, the gallery compares by cosine"):
+        gallery.add_shards([write_part(tmp_path / "far", ones, one, metric=Metric.EUCLIDEAN)])
     with pytest.raises(BadShard, match="not a shard"):
         gallery.add_shards([tmp_path])
     assert contents(gallery.path) == before

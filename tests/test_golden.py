@@ -14,10 +14,10 @@ from reid_index import Fingerprint, Gallery, Metric, verify_gallery
 GOLDEN = Path(__file__).parent / "data" / "format_v1"
 
 SHA256 = {
-    "CURRENT": "0803d931a4d1e7531ee47cf48c75879d7e9cd96963a68a33e1f7c9c4ee8f6965",
-    "manifest-000000.json": "d18af7360565e9aefa2561ffd848022ce4bdcbe722d9a188e2d293ea1f41a37e",
-    "manifest-000001.json": "752c966b2c991d0071a239063d2439fcd3461b91583c023ef90b838c2a941cb3",
-    "manifest-000002.json": "25e3dc2b3cb5c977ff6c1848da7b302038b7e61498a265aa3305ddea33167269",
+    "CURRENT": "646eb8b6c8d57a35477a1ab0377a8908f87d0d900cbf1691760a22c59ef206b3",
+    "manifest-000000.json": "938debfce484a7f38b71cff0394f2f3f54cea1f6b3de12aa7b1e69084799d6cb",
+    "manifest-000001.json": "acff76cf3f92f4c4fd6ba78d5aded6323fc3d9f8e68c7ce5738361fcee98c01a",
+    "manifest-000002.json": "3d9608afbea55827cf932354d15b62ba1d12b3feea22ea68f6e6a397cef3e9bf",
     "shards/000001/items.parquet": (
         "6d2f9f59731d74354b95b027c8204029f33d37b75da8f260690fbf69eade08c8"
     ),

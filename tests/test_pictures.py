@@ -75,6 +75,12 @@ def test_single_files_and_several_folders(tmp_path: Path) -> None:
     assert (two.root, sources(two)) == (tmp_path / "day", ["2/b.jpg", "2/c.jpg", "1/a.jpg"])
 
 
+def test_a_picture_named_twice_is_taken_once(tmp_path: Path) -> None:
+    touch(tmp_path, "day/1/a.jpg", "day/b.jpg")
+    twice = find_pictures([tmp_path / "day/1", tmp_path / "day", tmp_path / "day"])
+    assert (sources(twice), twice.count) == (["b.jpg", "1/a.jpg"], 2)
+
+
 def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "crops/a.jpg")
     monkeypatch.chdir(tmp_path / "crops")

@@ -445,6 +445,7 @@ def test_vectors_of_half_precision_are_compared_as_stored(make_gallery: MakeGall
         ([1, 0], {"where": "colour = 1"}, WhereError, "colour"),
         ([1, 0, 0], {}, DimensionMismatch, "3 dimensions, the gallery 2"),
         (np.empty((0, 2)), {}, DimensionMismatch, r"\(0, 2\)"),
+        ([[1, 0], [1]], {}, UsageError, r"a query is numbers, \(D,\) or \(n, D\)"),
         ([[[1, 0]]], {}, DimensionMismatch, r"\(1, 1, 2\)"),
         ([1, np.nan], {}, NotFiniteError, "NaN or Inf"),
         ([[1, 0], [np.inf, 0]], {}, NotFiniteError, "NaN or Inf"),

@@ -92,7 +92,21 @@ def test_a_file_that_goes_after_opening_is_found(folder: Path) -> None:
 def test_progress_counts_every_byte(folder: Path) -> None:
     seen: list[int] = []
     verify_gallery(Gallery.open(folder), progress=seen.append)
-    assert sum(seen) == sum((folder / name).stat().st_size for name in LISTED)
+    names = [*LISTED, "manifest-000000.json", "manifest-000001.json"]
+    assert sum(seen) == sum((folder / name).stat().st_size for name in names)
+
+
+@pytest.mark.parametrize("name", ["manifest-000000.json", "manifest-000001.json"])
+def test_damage_to_the_history_is_found(folder: Path, name: str) -> None:
+    path = folder / name
+    whole = path.read_bytes()
+    for offset in range(0, len(whole), 7):
+        path.write_bytes(flipped(whole, offset, 0xFF))
+        assert damage(folder) == (
+            f"{path}: its bytes have changed since it was written (sha256 differs)"
+        )
+    path.unlink()
+    assert damage(folder) == f"{path}: cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize("name", ["CURRENT", "manifest-000002.json", "shards/000002/shard.json"])
