@@ -6,6 +6,9 @@ interrupted goes on behind the last one.
 
 import hashlib
 import json
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -121,7 +124,7 @@ def harvest(
         buffer.clear()
 
     with (
-        ThreadPoolExecutor(workers, "decode") as decoders,
+        ThreadPoolExecutor(workers, "decode", initializer=_step_back) as decoders,
         ThreadPoolExecutor(1, "embed") as embedder,
     ):
         try:
@@ -147,6 +150,13 @@ def harvest(
         skipped=sum(part.skipped for part in parts),
         resumed=resumed,
     )
+
+
+def _step_back() -> None:
+    """Let this thread run when the network's threads do not want the core: they wait for each
+    other at every layer, so one that is held up holds up all. Linux alone has thread priorities."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _in_order(
@@ -204,16 +214,14 @@ def _embedded(
     running: deque[tuple[list[_Prepared], Future[Embedding] | None]] = deque()
     for batch in _batches(prepared, batch_size):
         inputs = [one for picture in batch for one in picture.inputs]
-        running.append((batch, embedder.submit(_embed, extractor, inputs) if inputs else None))
+        # Stacked here, so that the embedder does nothing but embed.
+        future = embedder.submit(extractor.embed, np.stack(inputs)) if inputs else None
+        running.append((batch, future))
         if len(running) > 2:
             done, future = running.popleft()
             yield done, None if future is None else future.result()
     for done, future in running:
         yield done, None if future is None else future.result()
-
-
-def _embed(extractor: Extractor, inputs: list[NDArray[Any]]) -> Embedding:
-    return extractor.embed(np.stack(inputs))
 
 
 def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:

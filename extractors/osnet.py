@@ -315,8 +315,9 @@ class OSNetExtractor(Extractor):
     def embed(self, batch: NDArray[Any]) -> Embedding:
         """float32 (B, 3, 256, 128) → float32 (B, 512), ≥ 0."""
         with torch.inference_mode():
-            # torch.tensor copies: from_numpy would warn about read-only arrays.
-            features = self._network(torch.tensor(batch, device=self._device))
+            # Copied only when read-only, of which from_numpy would warn.
+            writable = np.require(batch, requirements="W")
+            features = self._network(torch.from_numpy(writable).to(self._device))
         return Embedding(global_=features.cpu().numpy())
 
 

@@ -135,7 +135,9 @@ def _read_manifest(gallery: Path, current: Mapping[str, Any]) -> Manifest:
         raise CorruptGallery(f"{path} is gone: restore it from a copy") from None
     except FormatTooNew:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise CorruptGallery(f"{path}: the field {error} is missing; restore it") from None
+    except (ValueError, TypeError) as error:
         raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
 
 
