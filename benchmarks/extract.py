@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.machine import keep, spread
 from extractors import open_extractor
 from extractors.extractor import Extractor
-from extractors.harvest import harvest
+from extractors.harvest import Pace, harvest
 from extractors.images import read_image
 from extractors.pictures import Picture, Source, find_pictures
 from reid_index import Gallery, Metric
@@ -148,8 +148,7 @@ def _whole(
         extractor,
         scratch / "parts",
         metric=Metric.COSINE,
-        batch_size=batch_size,
-        workers=workers,
+        pace=Pace(batch_size=batch_size, workers=workers),
     )
     gallery = Gallery.create(
         scratch / "gallery", dim=extractor.dim, fingerprint=extractor.fingerprint

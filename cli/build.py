@@ -14,6 +14,7 @@ from .progress import progress_bar
 
 if TYPE_CHECKING:
     from extractors.extractor import Extractor
+    from extractors.harvest import Pace
     from extractors.pictures import Source
     from reid_index import Gallery
 
@@ -112,6 +113,7 @@ def command(
     else:
         _refuse_needless("pictures", items=items)
         from extractors import open_extractor, recipe
+        from extractors.harvest import Pace
         from extractors.pictures import find_pictures
 
         source = find_pictures(sources, layout=layout, boxes=boxes, keep_junk=keep_junk)
@@ -127,8 +129,7 @@ def command(
             recipe=recipe(name, weights=weights, preprocess=fed),
             metric=metric or "cosine",
             dtype=dtype,
-            batch_size=batch_size,
-            workers=workers or len(os.sched_getaffinity(0)),
+            pace=Pace(batch_size=batch_size, workers=workers or len(os.sched_getaffinity(0))),
             strict=strict,
         )
     click.echo(f"{out}: {rows:,} items", err=True)
@@ -272,8 +273,7 @@ def _from_pictures(
     recipe: Mapping[str, Any],
     metric: str,
     dtype: str,
-    batch_size: int,
-    workers: int,
+    pace: "Pace",
     strict: bool,
 ) -> int:
     from extractors.harvest import harvest
@@ -297,8 +297,7 @@ def _from_pictures(
                 staging,
                 metric=Metric(metric),
                 dtype=dtype,
-                batch_size=batch_size,
-                workers=workers,
+                pace=pace,
                 strict=strict,
                 on_skip=on_skip,
                 progress=bar.update,

@@ -5,7 +5,6 @@ interrupted goes on behind the last one.
 """
 
 import hashlib
-import json
 import os
 import sys
 import threading
@@ -13,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from reid_index.errors import UnreadableImage, UsageError
-from reid_index.files import remove_all_but, write_json
+from reid_index.errors import UnreadableImage
 from reid_index.items import STANDARD
 from reid_index.metric import Metric
 from reid_index.shard import write_shard
@@ -31,6 +29,7 @@ from reid_index.vectors import ArrayStream
 from .boxes import crop_box
 from .extractor import Embedding, Extractor
 from .images import read_image
+from .journal import Journal, Part, identity
 from .pictures import Person, Picture, Source
 
 
@@ -45,16 +44,17 @@ class Harvest:
     resumed: int
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A journal entry. pictures: how many of the source it used up; digest: of their names,
-    sizes, times and people, so that a source that changed is noticed."""
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """batch_size: crops that go through the extractor at once. workers: decoding threads.
+    part_rows: rows in a shard, and so what an interruption can lose."""
 
-    name: str
-    rows: int
-    pictures: int
-    skipped: int
-    digest: str
+    batch_size: int = 32
+    workers: int = 2
+    part_rows: int = 2048
+
+
+DEFAULT_PACE = Pace()
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def harvest(
     *,
     metric: Metric,
     dtype: str = "float32",
-    batch_size: int = 32,
-    workers: int = 2,
-    part_rows: int = 2048,
+    pace: Pace = DEFAULT_PACE,
     strict: bool = False,
     on_skip: Callable[[UnreadableImage], None] = lambda _error: None,
     progress: Callable[[int], object] = lambda _people: None,
@@ -85,8 +83,6 @@ def harvest(
 
     folder: kept between runs; one that holds an unfinished run of the same extractor, source root
     and storage is gone on with. Parts whose pictures have changed since are done again.
-    batch_size: crops that go through the extractor at once. workers: decoding threads. part_rows:
-    rows in a shard, and so what an interruption can lose.
     on_skip is told once of each picture or box that cannot be read; with strict the first one
     is raised. progress is told of people as they are done, at once of those an earlier run did.
 
@@ -99,37 +95,19 @@ def harvest(
         "dtype": dtype,
         "root": str(source.root),
     }
-    parts = _resume(folder, job, source, strict=strict)
-    resumed = sum(part.rows for part in parts)
-    progress(resumed + sum(part.skipped for part in parts))
-    rest = islice(source.pictures(), sum(part.pictures for part in parts), None)
+    journal = Journal.open(folder, job, source, strict=strict)
+    resumed = sum(part.rows for part in journal.parts)
+    progress(resumed + sum(part.skipped for part in journal.parts))
+    rest = islice(source.pictures(), sum(part.pictures for part in journal.parts), None)
     buffer = _Buffer(source)
-
-    def flush() -> None:
-        name = f"part-{len(parts) + 1:06d}"
-        if buffer.rows:
-            write_shard(
-                folder / name,
-                arrays=buffer.arrays(),
-                items=[buffer.items()],
-                fingerprint=extractor.fingerprint,
-                metric=metric,
-                dtype=dtype,
-                root=str(source.root),
-            )
-        parts.append(
-            _Part(name, buffer.rows, buffer.pictures, buffer.skipped, buffer.digest.hexdigest())
-        )
-        _write_journal(folder, job, parts)
-        buffer.clear()
-
     with (
-        ThreadPoolExecutor(workers, "decode", initializer=_step_back) as decoders,
+        ThreadPoolExecutor(pace.workers, "decode", initializer=_step_back) as decoders,
         ThreadPoolExecutor(1, "embed") as embedder,
     ):
         try:
-            prepared = _in_order(decoders, rest, extractor, ahead=2 * batch_size + workers)
-            for batch, embedding in _embedded(embedder, prepared, extractor, batch_size):
+            ahead = 2 * pace.batch_size + pace.workers
+            prepared = _in_order(decoders, rest, extractor, ahead=ahead)
+            for batch, embedding in _embedded(embedder, prepared, extractor, pace.batch_size):
                 for one in batch:
                     for error in dict.fromkeys(one.errors):  # one broken picture, many people
                         if strict:
@@ -137,19 +115,38 @@ def harvest(
                         on_skip(error)
                     progress(len(one.picture.people))
                 buffer.add(batch, embedding)
-                if buffer.rows >= part_rows:
-                    flush()
+                if buffer.rows >= pace.part_rows:
+                    _write_part(journal, buffer, extractor, metric=metric, dtype=dtype)
         finally:
             # Without this an error would first wait for everything that was queued.
             decoders.shutdown(cancel_futures=True)
     if buffer.pictures:
-        flush()
+        _write_part(journal, buffer, extractor, metric=metric, dtype=dtype)
     return Harvest(
-        parts=tuple(folder / part.name for part in parts if part.rows),
-        rows=sum(part.rows for part in parts),
-        skipped=sum(part.skipped for part in parts),
+        parts=tuple(folder / part.name for part in journal.parts if part.rows),
+        rows=sum(part.rows for part in journal.parts),
+        skipped=sum(part.skipped for part in journal.parts),
         resumed=resumed,
     )
+
+
+def _write_part(
+    journal: Journal, buffer: "_Buffer", extractor: Extractor, *, metric: Metric, dtype: str
+) -> None:
+    """Write what has gathered as a shard, note it, and begin to gather anew."""
+    name = journal.next_name
+    if buffer.rows:
+        write_shard(
+            journal.folder / name,
+            arrays=buffer.arrays(),
+            items=[buffer.items()],
+            fingerprint=extractor.fingerprint,
+            metric=metric,
+            dtype=dtype,
+            root=str(buffer.root),
+        )
+    journal.add(Part(name, buffer.rows, buffer.pictures, buffer.skipped, buffer.digest.hexdigest()))
+    buffer.clear()
 
 
 def _step_back() -> None:
@@ -241,6 +238,7 @@ class _Buffer:
     """Rows that wait to be written as one shard, and what part of the source they are."""
 
     def __init__(self, source: Source) -> None:
+        self.root = source.root
         self._types = STANDARD | dict(source.columns)
         self.clear()
 
@@ -260,7 +258,7 @@ class _Buffer:
         for one in batch:
             self.pictures += 1
             self.skipped += len(one.errors)
-            self.digest.update(_identity(one.picture))
+            self.digest.update(identity(one.picture))
             for person in one.people:
                 box = None if person.box is None else list(person.box)
                 self._rows.append({**person.columns, "source": one.picture.source, "box": box})
@@ -283,55 +281,3 @@ class _Buffer:
                 value for one in self._embeddings for value in (one.attributes or {})[name]
             ]
         return pa.table(columns)
-
-
-def _identity(picture: Picture) -> bytes:
-    """What makes a picture the same one when a run goes on: name, size, time, boxes, columns."""
-    try:
-        stat = picture.path.stat()
-        state = (stat.st_size, stat.st_mtime_ns)
-    except (OSError, ValueError):  # gone, or no name that a file can have
-        state = (-1, -1)
-    return repr((picture.source, state, picture.people)).encode(errors="surrogateescape")
-
-
-def _resume(folder: Path, job: dict[str, Any], source: Source, *, strict: bool) -> list[_Part]:
-    """The parts of an unfinished run that still hold; starts the journal of a new one."""
-    journal = folder / "journal.json"
-    if not journal.exists():
-        _write_journal(folder, job, [])
-        return []
-    try:
-        data = json.loads(journal.read_bytes())
-        parts = [_Part(**part) for part in data["parts"]]
-        changed = [name for name, value in job.items() if data["job"].get(name) != value]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{journal} cannot be read; delete {folder} to start anew") from None
-    if changed:
-        raise UsageError(
-            f"{folder} holds an unfinished build with another {', '.join(changed)}; run that one "
-            "again to finish it, or delete the folder"
-        )
-    parts = parts[: _unchanged(parts, source)]
-    if strict:
-        # A part that left people out is done again, so that the first of them is raised.
-        parts = list(takewhile(lambda part: not part.skipped, parts))
-    _write_journal(folder, job, parts)
-    remove_all_but(folder, {part.name for part in parts} | {"journal.json", "lock"})
-    return parts
-
-
-def _unchanged(parts: list[_Part], source: Source) -> int:
-    """How many of the parts, from the first on, come from pictures that are still the same."""
-    pictures = source.pictures()
-    for index, part in enumerate(parts):
-        digest = hashlib.sha256()
-        for picture in islice(pictures, part.pictures):
-            digest.update(_identity(picture))
-        if digest.hexdigest() != part.digest:
-            return index
-    return len(parts)
-
-
-def _write_journal(folder: Path, job: dict[str, Any], parts: list[_Part]) -> None:
-    write_json(folder / "journal.json", {"job": job, "parts": [vars(part) for part in parts]})

@@ -31,7 +31,7 @@ from reid_index import ArrayStream, Fingerprint, Gallery, Metric, write_shard
 
 SCRIPT = """
 import sys, functools, extractors.harvest as harvest
-harvest.harvest = functools.partial(harvest.harvest, part_rows=4)
+harvest.Pace = functools.partial(harvest.Pace, part_rows=4)
 write, calls = harvest.write_shard, []
 def write_shard(*arguments, **options):
     calls.append(1)
@@ -287,8 +287,8 @@ def test_metric_and_dtype_are_as_asked(vectors, out):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of 4 crops and more, so that a handful of crops makes several."""
-    small = partial(extractors.harvest.harvest, part_rows=4)
-    monkeypatch.setattr(extractors.harvest, "harvest", small)
+    small = partial(extractors.harvest.Pace, part_rows=4)
+    monkeypatch.setattr(extractors.harvest, "Pace", small)
 
 
 def script(second, *arguments):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extractors.extractor import Crop, Embedding, Extractor
-from extractors.harvest import Harvest, harvest
+from extractors.harvest import Harvest, Pace, harvest
 from extractors.pictures import Person, Picture, Source, find_pictures
 from reid_index.errors import UnreadableImage, UsageError
 from reid_index.fingerprint import Fingerprint
@@ -106,8 +106,9 @@ def paint(folder: Path, numbers: Iterable[int]) -> Path:
 
 
 def run(source: Source, extractor: Extractor, folder: Path, **options: Any) -> Harvest:
-    settings = {"batch_size": 4, "workers": 2, "part_rows": 8} | options
-    return harvest(source, extractor, folder, metric=Metric.EUCLIDEAN, **settings)
+    settings = {"batch_size": 4, "workers": 2, "part_rows": 8}
+    pace = Pace(**{name: options.pop(name, value) for name, value in settings.items()})
+    return harvest(source, extractor, folder, metric=Metric.EUCLIDEAN, pace=pace, **options)
 
 
 def vectors(taken: Harvest) -> list[list[float]]:
