@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 
 from reid_index.errors import BadWeights
 from reid_index.files import sha256_file
-from reid_index.fingerprint import Fingerprint
 
-from .extractor import Crop, Embedding, Extractor
-from .preprocess import Preprocess, one_row_each, read_card
+from .model import ModelExtractor, one_row_each
+from .preprocess import Preprocess, read_card
 
 
-class OnnxExtractor(Extractor):
+class OnnxExtractor(ModelExtractor):
     """A model with one float input (B, 3, height, width) and one output (B, D).
 
     weights: the `.onnx` file. preprocess: how crops become its input; by default read from the
@@ -24,7 +23,7 @@ class OnnxExtractor(Extractor):
     def __init__(self, weights: Path, *, preprocess: Preprocess | None = None) -> None:
         if not weights.is_file():
             raise BadWeights(f"{weights}: there is no such model file")
-        self._preprocess = preprocess or read_card(weights.with_suffix(".json"))
+        preprocess = preprocess or read_card(weights.with_suffix(".json"))
         options = onnxruntime.SessionOptions()
         # Threads that spin while they wait would take the cores from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -43,7 +42,7 @@ class OnnxExtractor(Extractor):
                 f"{len(inputs)} ({', '.join(one.type for one in inputs)}) and {len(outputs)}"
             )
         shape = inputs[0].shape
-        wanted = [3, self._preprocess.height, self._preprocess.width]
+        wanted = [3, preprocess.height, preprocess.width]
         if len(shape) != 4 or any(
             isinstance(size, int) and size != want
             for size, want in zip(shape[1:], wanted, strict=True)
@@ -51,30 +50,15 @@ class OnnxExtractor(Extractor):
             raise BadWeights(f"{weights}: its input is {shape}, its card says {['B', *wanted]}")
         self._batch = shape[0] if isinstance(shape[0], int) else None
         self._input = inputs[0].name
-        self._fingerprint = self._preprocess.fingerprint(
+        fingerprint = preprocess.fingerprint(
             name="onnx", version="1", weights_sha256=sha256_file(weights)
         )
         try:
-            # Two, so that an output without a row for each crop is noticed here.
-            self._dim = int(self._run(np.zeros((2, *wanted), np.float32)).shape[1])
+            super().__init__(preprocess=preprocess, fingerprint=fingerprint)
         except Exception as error:
             raise BadWeights(f"{weights}: it cannot run on inputs of {wanted}: {error}") from None
 
-    @property
-    def fingerprint(self) -> Fingerprint:
-        return self._fingerprint
-
-    @property
-    def dim(self) -> int:
-        return self._dim
-
-    def prepare(self, crop: Crop) -> NDArray[np.float32]:
-        return self._preprocess.apply(crop)
-
-    def embed(self, batch: NDArray[np.float32]) -> Embedding:
-        return Embedding(global_=self._run(batch))
-
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._batch is None:
             pieces = [batch]
         else:

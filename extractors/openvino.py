@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid_index.errors import BadWeights, MissingExtra
-from reid_index.fingerprint import Fingerprint
 
-from .extractor import Crop, Embedding, Extractor
-from .preprocess import Preprocess, one_row_each, read_card
+from .model import ModelExtractor
+from .preprocess import Preprocess, read_card
 
 
-class OpenvinoExtractor(Extractor):
+class OpenvinoExtractor(ModelExtractor):
     """A model with one input (B, 3, height, width) and one output with D numbers for each crop.
 
     weights: the `.xml` file, its `.bin` beside it. preprocess: how crops become its input; by
@@ -29,8 +28,8 @@ class OpenvinoExtractor(Extractor):
         for path in (weights, binary):
             if not path.is_file():
                 raise BadWeights(f"{path}: there is no such file; an IR model is .xml and .bin")
-        self._preprocess = preprocess or read_card(weights.with_suffix(".json"))
-        shape = [3, self._preprocess.height, self._preprocess.width]
+        preprocess = preprocess or read_card(weights.with_suffix(".json"))
+        shape = [3, preprocess.height, preprocess.width]
         try:
             core = openvino.Core()
             model = core.read_model(weights)
@@ -49,8 +48,11 @@ class OpenvinoExtractor(Extractor):
             # and on the batch (cosine 0.999 to their own on another machine).
             hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
             self._model = core.compile_model(model, "CPU", hints)
-            # Two, so that an output without a row for each crop is noticed here.
-            self._dim = int(self._run(np.zeros((2, *shape), np.float32)).shape[1])
+            digest = hashlib.sha256(weights.read_bytes() + binary.read_bytes()).hexdigest()
+            fingerprint = preprocess.fingerprint(
+                name="openvino", version="1", weights_sha256=digest
+            )
+            super().__init__(preprocess=preprocess, fingerprint=fingerprint)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, BadWeights):
                 raise
@@ -58,27 +60,9 @@ class OpenvinoExtractor(Extractor):
                 f"{weights}: OpenVINO cannot run it on inputs of {shape}: "
                 f"{str(error).strip().splitlines()[-1]}"
             ) from None
-        digest = hashlib.sha256(weights.read_bytes() + binary.read_bytes()).hexdigest()
-        self._fingerprint = self._preprocess.fingerprint(
-            name="openvino", version="1", weights_sha256=digest
-        )
 
-    @property
-    def fingerprint(self) -> Fingerprint:
-        return self._fingerprint
-
-    @property
-    def dim(self) -> int:
-        return self._dim
-
-    def prepare(self, crop: Crop) -> NDArray[np.float32]:
-        return self._preprocess.apply(crop)
-
-    def embed(self, batch: NDArray[np.float32]) -> Embedding:
-        return Embedding(global_=self._run(batch))
-
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        return one_row_each(self._model(batch)[0], len(batch))
+    def run(self, batch: NDArray[np.float32]) -> Any:
+        return self._model(batch)[0]
 
 
 def _import_openvino() -> Any:

@@ -8,7 +8,6 @@ have the names of the authors' published checkpoints, so those load as they are.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,9 @@ from torch.nn import functional
 
 from reid_index.errors import BadWeights, UsageError
 from reid_index.files import sha256_file
-from reid_index.fingerprint import Fingerprint
 
 from .checkpoint import load_state_dict, load_strictly
-from .extractor import Crop, Embedding, Extractor
+from .model import ModelExtractor
 from .preprocess import Preprocess
 
 FEATURES = 512
@@ -258,7 +256,7 @@ def _ain_stage(inputs: int, outputs: int, *, inside_norm: tuple[bool, bool]) -> 
     )
 
 
-class OSNetExtractor(Extractor):
+class OSNetExtractor(ModelExtractor):
     """One global vector of 512 for each crop, not normalised, from an OSNet checkpoint.
 
     weights: a published or own checkpoint of any variant; which one shows in its tensors.
@@ -279,46 +277,25 @@ class OSNetExtractor(Extractor):
         network = OSNet(width=variant.width, norm=variant.norm)
         load_strictly(network, state, classifier_prefixes=("classifier.",), path=weights)
         self._network = network.to(self._device).eval()
-        self._preprocess = Preprocess(
+        preprocess = Preprocess(
             height=256,
             width=128,
             scale=1 / 255,
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
         )
-        self._sha256 = sha256_file(weights)
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        return Fingerprint(
-            name="osnet",
-            version="1",
-            weights_sha256=self._sha256,
-            height=self._preprocess.height,
-            width=self._preprocess.width,
-            interpolation=self._preprocess.interpolation,
-            color_order=self._preprocess.color_order,
-            scale=self._preprocess.scale,
-            mean=self._preprocess.mean,
-            std=self._preprocess.std,
-            pooling="average",
+        fingerprint = preprocess.fingerprint(
+            name="osnet", version="1", weights_sha256=sha256_file(weights), pooling="average"
         )
+        super().__init__(preprocess=preprocess, fingerprint=fingerprint)
 
-    @property
-    def dim(self) -> int:
-        return FEATURES
-
-    def prepare(self, crop: Crop) -> NDArray[np.float32]:
-        """float32 (3, 256, 128), RGB, normalised."""
-        return self._preprocess.apply(crop)
-
-    def embed(self, batch: NDArray[Any]) -> Embedding:
-        """float32 (B, 3, 256, 128) → float32 (B, 512), ≥ 0."""
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
             # Copied only when read-only, of which from_numpy would warn.
             writable = np.require(batch, requirements="W")
             features = self._network(torch.from_numpy(writable).to(self._device))
-        return Embedding(global_=features.cpu().numpy())
+        output: NDArray[np.float32] = features.cpu().numpy()
+        return output
 
 
 def torch_device(name: str) -> torch.device:

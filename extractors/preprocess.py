@@ -68,7 +68,9 @@ class Preprocess:
                 out[channel] -= np.float32(self.mean[channel] / self.std[channel])
         return out
 
-    def fingerprint(self, *, name: str, version: str, weights_sha256: str) -> Fingerprint:
+    def fingerprint(
+        self, *, name: str, version: str, weights_sha256: str, pooling: str = "in the model"
+    ) -> Fingerprint:
         """The fingerprint of a network that is fed this way."""
         return Fingerprint(
             name=name,
@@ -81,7 +83,7 @@ class Preprocess:
             scale=self.scale,
             mean=self.mean,
             std=self.std,
-            pooling="in the model",
+            pooling=pooling,
         )
 
 
@@ -148,12 +150,3 @@ def preprocess_to_json(preprocess: Preprocess) -> dict[str, Any]:
     """The card's content, the inverse of `preprocess_from`."""
     values = {name: getattr(preprocess, name) for name in _FIELDS}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
-def one_row_each(output: Any, crops: int) -> NDArray[np.float32]:
-    """A network's output as float32 (crops, D). Raises ValueError where it has another number of
-    rows: reshaping would mix the crops."""
-    array = np.asarray(output)
-    if array.ndim < 2 or len(array) != crops:
-        raise ValueError(f"its output is {array.shape} for {crops} crops, not a row for each")
-    return array.astype(np.float32).reshape(crops, -1)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extractors.preprocess import Preprocess, one_row_each, preprocess_from, read_card
+from extractors.model import one_row_each
+from extractors.preprocess import Preprocess, preprocess_from, read_card
 from extractors.preprocess import preprocess_to_json as to_json
 from reid_index.errors import BadWeights
 from reid_index.fingerprint import Fingerprint
