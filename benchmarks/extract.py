@@ -88,7 +88,7 @@ def _speed(
     scratch: Path,
     out: Path | None,
 ) -> None:
-    cores = len(os.sched_getaffinity(0))
+    cores = os.cpu_count() or 1
     inputs = [
         extractor.prepare(read_image(picture.path)) for picture in islice(source.pictures(), 256)
     ]

@@ -23,7 +23,7 @@ def facts() -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": os.cpu_count() or 1,
         "load": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),

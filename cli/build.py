@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from extractors.harvest import Pace
     from extractors.pictures import Source
     from reid_index import Gallery
+
+_SKIPS_TOLD = 20
+"""Pictures that cannot be read and are named one by one; thousands would hide the rest."""
 
 
 @click.command(name="build")
@@ -129,10 +133,17 @@ def command(
             recipe=recipe(name, weights=weights, preprocess=fed),
             metric=metric or "cosine",
             dtype=dtype,
-            pace=Pace(batch_size=batch_size, workers=workers or len(os.sched_getaffinity(0))),
+            pace=Pace(batch_size=batch_size, workers=workers or _cores()),
             strict=strict,
         )
     click.echo(f"{out}: {rows:,} items", err=True)
+
+
+def _cores() -> int:
+    """Cores that this process may use; where the system does not tell, all."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _refuse_taken(out: Path) -> None:
@@ -140,6 +151,10 @@ def _refuse_taken(out: Path) -> None:
 
     if (out / "CURRENT").exists():
         raise GalleryExists(f"{out} is a gallery already; choose another --out")
+    if out.is_symlink() or out.resolve() == Path.cwd() or out.is_mount():
+        raise GalleryExists(
+            f"{out} is a link, a mount point or the working folder; name a folder in it"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GalleryExists(f"{out} exists and is not an empty folder; choose another --out")
 
@@ -174,18 +189,32 @@ def _refuse_needless(what: str, **options: object) -> None:
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
     """A folder beside out that only this process writes to. It is kept when a build is
-    interrupted with something to go on from, and removed otherwise."""
+    interrupted with something to go on from, and removed otherwise.
+
+    Raises GalleryExists where a folder of that name is somebody else's.
+    """
+    from reid_index.errors import GalleryExists
     from reid_index.manifest import writer_lock
 
     folder = out.absolute().with_name(f"{out.absolute().name}.building")
+    if folder.exists() and (not folder.is_dir() or not all(map(_is_ours, folder.iterdir()))):
+        raise GalleryExists(
+            f"{folder} is needed for the build and holds something else; move it away"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with writer_lock(folder):
+        _refuse_taken(out)  # another build may have finished in between
         try:
             yield folder
         finally:
             shutil.rmtree(folder / "gallery", ignore_errors=True)
             if not any(folder.glob("part-*")):
                 shutil.rmtree(folder)
+
+
+def _is_ours(path: Path) -> bool:
+    name = path.name.removeprefix(".").removesuffix(".tmp")
+    return name in ("lock", "journal.json", "gallery") or name.startswith("part-")
 
 
 def _assemble(out: Path, staging: Path, add: "Callable[[Gallery], None]", **properties: Any) -> int:
@@ -198,6 +227,9 @@ def _assemble(out: Path, staging: Path, add: "Callable[[Gallery], None]", **prop
     add(gallery)
     gallery.path.rename(out)
     sync_folder(out.absolute().parent)
+    # The journal first: one that lists parts which are gone could not be gone on with.
+    (staging / "journal.json").unlink(missing_ok=True)
+    sync_folder(staging)
     for part in staging.glob("part-*"):
         shutil.rmtree(part)
     return len(gallery)
@@ -249,14 +281,15 @@ def _from_vectors(
         raise NothingToIndex(f"{path}: it holds no vectors")
     if items is not None:
         table = read_items(items)
+    root = str(path.absolute().parent)
     if table is None:
         sources = [f"{path.name}#{row}" for row in np.arange(len(vectors))]
-        table = pa.table({"source": sources})
+        table, root = pa.table({"source": sources}), ""
     with _staging(out) as staging:
         return _assemble(
             out,
             staging,
-            lambda gallery: gallery.add(vectors, table, root=str(path.absolute().parent)),
+            lambda gallery: gallery.add(vectors, table, root=root),
             dim=vectors.shape[1],
             fingerprint=Fingerprint(name=name, version="1"),
             metric=metric or "cosine",
@@ -286,10 +319,16 @@ def _from_pictures(
     silence_pillow_warnings()
     with _staging(out) as staging:
         with progress_bar(source.count, unit="crop") as bar:
+            told = 0
 
             def on_skip(error: Exception) -> None:
-                bar.clear()
-                click.echo(f"skipped: {printable(str(error))}", err=True)
+                nonlocal told
+                told += 1
+                if told <= _SKIPS_TOLD:
+                    bar.clear()
+                    click.echo(f"skipped: {printable(str(error))}", err=True)
+                if told == _SKIPS_TOLD:
+                    click.echo("skipped: more are counted, not listed", err=True)
 
             taken = harvest(
                 source,
@@ -308,7 +347,8 @@ def _from_pictures(
             click.echo(f"{taken.skipped:,} of {source.count:,} were skipped", err=True)
         if not taken.parts:
             raise NothingToIndex(
-                f"{source.root}: not one of {source.count} pictures can be read"
+                f"{source.root}: not one of {source.count} pictures can be read; a list's paths "
+                "are relative to its own folder"
                 if source.count
                 else f"{source.root}: there are no pictures in it"
             )

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,14 +48,16 @@ def jsonl(result: Result) -> str:
     )
 
 
-def csv_text(result: Result) -> str:
-    """CSV with a header; a box or a set is a JSON list in its cell."""
-    records = [as_record(match) for match in result.matches]
-    names = dict.fromkeys([*_FIELDS, *(name for record in records for name in record)])
+def csv_text(result: Result, *, columns: Sequence[str]) -> str:
+    """CSV with a header; a box or a set is a JSON list in its cell.
+
+    columns: all that the gallery's items have, so that every answer has the same header.
+    """
+    names = [*_FIELDS, *(name for name in columns if name not in _FIELDS)]
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(names), lineterminator="\n")
+    writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    for record in records:
+    for record in map(as_record, result.matches):
         writer.writerow(
             {
                 name: json.dumps(value) if isinstance(value, list | tuple) else value
@@ -78,10 +81,17 @@ def table(result: Result) -> str:
                 _or_dash(match.camera),
                 _or_dash(match.person),
                 when(match),
-                match.source,
+                place(match),
             ]
         )
     return aligned(rows)
+
+
+def place(match: Match) -> str:
+    """The picture of a match and, where it shows more people, the box of this one in it."""
+    if match.box is None:
+        return match.source
+    return f"{match.source} @{','.join(f'{side:g}' for side in match.box)}"
 
 
 def when(match: Match) -> str:

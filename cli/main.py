@@ -1,6 +1,6 @@
 """The command `reid`: its subcommands, and how their errors become one line and an exit code.
 
-Command modules import click alone at the top; what is heavy is imported inside the command.
+Command modules import nothing heavy at the top; that is imported inside the command.
 """
 
 import click

@@ -8,7 +8,10 @@ import click
 from reid_index.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from reid_index import Gallery, Result
+    from reid_index.result import Match
 
     from .target import Target
 
@@ -87,6 +90,8 @@ def command(
         raise UsageError("name what to look for: a TARGET or --item N, one of the two")
     if k < 1:
         raise UsageError(f"--top must be at least 1, got {k}")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
     opened = Gallery.open(gallery)
     times = {"open": time.perf_counter() - started}
     started = time.perf_counter()
@@ -110,8 +115,9 @@ def command(
         threshold=threshold,
         combine=combine,
     )
+    hidden = None
     if form == "html":
-        text = _sheet(
+        text, hidden = _sheet(
             opened,
             result,
             looked_for,
@@ -123,10 +129,13 @@ def command(
     else:
         from .formats import csv_text, jsonl, table
 
-        text = {"table": table, "jsonl": jsonl, "csv": csv_text}[form](result)
+        if form == "csv":
+            text = csv_text(result, columns=opened.items.column_names)
+        else:
+            text = {"table": table, "jsonl": jsonl}[form](result)
     _write(text, out)
-    if result.note:
-        click.echo(result.note, err=True)
+    for note in filter(None, (result.note, hidden)):
+        click.echo(note, err=True)
     if explain:
         click.echo(_explanation(result, times, where=where, not_camera=not_camera), err=True)
 
@@ -208,16 +217,25 @@ def _sheet(
     person: str | None,
     rules: dict[str, str],
     root: Path | None,
-) -> str:
+) -> tuple[str, str | None]:
+    """The page, and a line on the pictures that it cannot show, None where it shows them all."""
     from .sheet import render_sheet
     from .target import load_crop
 
-    return render_sheet(
+    shown = []
+
+    def load(match: "Match") -> "Image | None":
+        crop = load_crop(match.source, match.root, match.box, other_root=root)
+        if match.root or root:  # elsewhere there never were pictures
+            shown.append(crop is not None)
+        return crop
+
+    page = render_sheet(
         result,
         query_images=target.images,
         query_label=target.label,
         query_person=person,
-        load_crop=lambda match: load_crop(match.source, match.root, match.box, other_root=root),
+        load_crop=load,
         title=title,
         details=[
             ("gallery", f"{gallery.path.absolute().name}, generation {result.generation}"),
@@ -227,6 +245,12 @@ def _sheet(
             ("search", result.plan + (", exact" if result.exact else ", approximate")),
             ("time", f"{1000 * sum(result.seconds.values()):.1f} ms"),
         ],
+    )
+    hidden = shown.count(False)
+    if hidden == 0:
+        return page, None
+    return page, (
+        f"{hidden} of {len(shown)} pictures cannot be shown; --root says where they are now"
     )
 
 

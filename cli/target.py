@@ -1,8 +1,9 @@
 """What is looked for: an image, a folder of images of one person, vectors, or an item."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extractors import open_recipe
-from extractors.boxes import crop_box, read_boxes
+from extractors.boxes import Box as PersonBox
+from extractors.boxes import boxes_by_source, crop_box, read_boxes
 from extractors.embeddings import holds_vectors, read_vectors
 from extractors.images import SUFFIXES, read_image, silence_pillow_warnings
 from extractors.pictures import find_pictures, parse_market
 from reid_index import Gallery
-from reid_index.errors import NothingToIndex, UnreadableImage, UsageError
+from reid_index.errors import BadSource, BadWeights, NothingToIndex, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from extractors.extractor import Crop, Extractor
@@ -64,7 +66,6 @@ def file_target(
     position: int | None,
     weights: Path | None,
     device: str,
-    batch_size: int = 32,
 ) -> Target:
     """A file or folder: vectors as they are, pictures through the gallery's extractor.
 
@@ -72,46 +73,63 @@ def file_target(
     Raises UsageError, BadSource, UnreadableImage, NothingToIndex, ExtractorMismatch, BadWeights.
     """
     if not path.exists():
-        raise UsageError(f"{path}: there is no such file or folder to look for")
+        raise BadSource(f"{path}: there is no such file or folder to look for")
     if path.is_file() and path.suffix.lower() not in SUFFIXES and holds_vectors(path):
         vectors, _ = read_vectors(path)
         return Target(vectors, [], None, None, path.name)
     silence_pillow_warnings()
-    crops = _crops(path, box=box, boxes=boxes, position=position)
-    extractor = open_recipe(gallery.manifest.recipe, weights=weights, device=device)
+    person, camera = None, None
+    if not path.is_dir():
+        crop, person, camera = _picture(path, box=box, boxes=boxes, position=position)
+        crops = [crop]
+    elif box is None and position is None:
+        crops = _folder_crops(path, boxes)
+    else:
+        raise UsageError(f"{path} is a folder: a box or position belongs to one picture")
+    extractor = _extractor(gallery, weights=weights, device=device)
     gallery.check_fingerprint(extractor.fingerprint, of="the query")
-    known = (parse_market(path.name) if path.is_file() else None) or {}
     return Target(
-        _embed(extractor, crops, batch_size),
-        [Image.fromarray(crop) for crop in crops],
-        known.get("person"),
-        known.get("camera"),
-        path.name,
+        vectors=_embed(extractor, crops),
+        images=[Image.fromarray(crop) for crop in crops],
+        person=person,
+        camera=camera,
+        label=path.name,
     )
 
 
-def _embed(
-    extractor: "Extractor", crops: "Sequence[Crop]", batch_size: int
-) -> NDArray[np.floating]:
-    batches = [crops[at : at + batch_size] for at in range(0, len(crops), batch_size)]
+def _extractor(gallery: Gallery, *, weights: Path | None, device: str) -> "Extractor":
+    recipe = gallery.manifest.recipe
+    built_with = recipe.get("weights")
+    if weights is None and isinstance(built_with, str) and not Path(built_with).is_file():
+        raise BadWeights(
+            f"{built_with}: the model file that the gallery was built with is not there; "
+            "--weights FILE says where it is now"
+        )
+    return open_recipe(recipe, weights=weights, device=device)
+
+
+def _embed(extractor: "Extractor", crops: "Sequence[Crop]") -> NDArray[np.floating]:
+    batches = [crops[at : at + 32] for at in range(0, len(crops), 32)]
     return np.concatenate([extractor.extract(batch).global_ for batch in batches])
 
 
-def _crops(
+def _picture(
     path: Path, *, box: Box | None, boxes: Path | None, position: int | None
-) -> "list[Crop]":
-    if path.is_dir():
-        if box is not None or position is not None:
-            raise UsageError(f"{path} is a folder: a box or position belongs to one picture")
-        return _folder_crops(path, boxes)
+) -> "tuple[Crop, str | None, int | None]":
+    """The person in a picture file: their crop, label and camera, where known."""
+    known = parse_market(path.name) or {}
+    person, camera = known.get("person"), known.get("camera")
     if boxes is not None:
         if box is not None:
             raise UsageError("--box and --boxes clash; give one of the two")
-        box = _box_of(path, boxes, position)
+        found = _box_of(path, boxes, position)
+        box = (found.x, found.y, found.width, found.height)
+        person = person if found.person is None else found.person
+        camera = camera if found.camera is None else found.camera
     elif position is not None:
         raise UsageError("--position counts the boxes of a picture: it needs --boxes FILE")
     image = read_image(path)
-    return [image if box is None else crop_box(image, box)]
+    return image if box is None else crop_box(image, box), person, camera
 
 
 def _folder_crops(folder: Path, boxes: Path | None) -> "list[Crop]":
@@ -127,8 +145,12 @@ def _folder_crops(folder: Path, boxes: Path | None) -> "list[Crop]":
     return crops
 
 
-def _box_of(path: Path, boxes: Path, position: int | None) -> Box:
-    found = [box for box in read_boxes(boxes, pictures=path.parent) if box.source == path.name]
+def _box_of(path: Path, boxes: Path, position: int | None) -> PersonBox:
+    absolute = os.path.abspath(path)
+    groups = boxes_by_source(read_boxes(boxes, pictures=path.parent))
+    fitting = [source for source in groups if absolute.endswith(f"/{source}")]
+    # Of a.jpg and day/a.jpg, both in the file, day/a.jpg says more.
+    found = groups[max(fitting, key=len)] if fitting else []
     if not found:
         raise UsageError(f"{boxes}: it has no box in {path.name}")
     if position is None and len(found) > 1:
@@ -138,23 +160,23 @@ def _box_of(path: Path, boxes: Path, position: int | None) -> Box:
         )
     if position is not None and not 1 <= position <= len(found):
         raise UsageError(f"{boxes}: no person {position} in {path.name}, it has {len(found)}")
-    box = found[(position or 1) - 1]
-    return (box.x, box.y, box.width, box.height)
+    return found[(position or 1) - 1]
 
 
 def load_crop(
     source: str, root: str, box: Box | None, *, other_root: Path | None = None
 ) -> Image.Image | None:
-    """The crop of an item, or None where its picture is gone, broken or outside its root."""
+    """The crop of an item, or None where its picture is gone, broken or outside its root.
+
+    Links below the root are followed: whoever owns the folder has made them.
+    """
     folder = other_root or (Path(root) if root else None)
-    if folder is None or not source or "\0" in source:
-        return None
-    path = (folder / source).resolve()
+    inside = PurePosixPath(source)
     # A shard that somebody else wrote may name any path; only pictures below the root are shown.
-    if not path.is_relative_to(folder.resolve()):
+    if folder is None or not source or inside.is_absolute() or ".." in inside.parts:
         return None
     try:
-        image = read_image(path)
+        image = read_image(folder / inside)
         return Image.fromarray(image if box is None else crop_box(image, box))
     except UnreadableImage:
         return None

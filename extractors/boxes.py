@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from reid_index.errors import BadSource, UnreadableImage
 
 from .extractor import Crop
-
-_PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+from .images import SUFFIXES
 
 _MOT_PEDESTRIAN = 1
 _LARGEST_INTEGER = 2**31 - 1
@@ -341,7 +340,7 @@ def _numbered_pictures(pictures: Path) -> dict[int, list[str]]:
     for folder in (pictures, pictures / "img1"):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             numbered = file.stem.isascii() and file.stem.isdigit()
-            if numbered and file.suffix.lower() in _PICTURE_SUFFIXES:
+            if numbered and file.suffix.lower() in SUFFIXES:
                 found[int(file.stem)].append(file.relative_to(pictures).as_posix())
     return found
 

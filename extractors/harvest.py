@@ -107,14 +107,14 @@ def harvest(
         try:
             ahead = 2 * pace.batch_size + pace.workers
             prepared = _in_order(decoders, rest, extractor, ahead=ahead)
-            for batch, embedding in _embedded(embedder, prepared, extractor, pace.batch_size):
+            for batch, embeddings in _embedded(embedder, prepared, extractor, pace.batch_size):
                 for one in batch:
                     for error in dict.fromkeys(one.errors):  # one broken picture, many people
                         if strict:
                             raise error
                         on_skip(error)
                     progress(len(one.picture.people))
-                buffer.add(batch, embedding)
+                buffer.add(batch, embeddings)
                 if buffer.rows >= pace.part_rows:
                     _write_part(journal, buffer, extractor, metric=metric, dtype=dtype)
         finally:
@@ -159,14 +159,18 @@ def _step_back() -> None:
 def _in_order(
     decoders: ThreadPoolExecutor, pictures: Iterator[Picture], extractor: Extractor, *, ahead: int
 ) -> Iterator[_Prepared]:
-    """Decoded pictures in the source's order, a bounded number of them decoded ahead."""
-    waiting: deque[Future[_Prepared]] = deque()
+    """Decoded pictures in the source's order, decoded ahead until `ahead` people wait."""
+    waiting: deque[tuple[int, Future[_Prepared]]] = deque()
+    people = 0
     for picture in pictures:
-        waiting.append(decoders.submit(_prepare, picture, extractor))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        waiting.append((len(picture.people), decoders.submit(_prepare, picture, extractor)))
+        people += len(picture.people)
+        while waiting and people >= ahead:
+            count, future = waiting.popleft()
+            people -= count
+            yield future.result()
+    for _, future in waiting:
+        yield future.result()
 
 
 def _prepare(picture: Picture, extractor: Extractor) -> _Prepared:
@@ -203,22 +207,27 @@ def _embedded(
     prepared: Iterable[_Prepared],
     extractor: Extractor,
     batch_size: int,
-) -> Iterator[tuple[list[_Prepared], Embedding | None]]:
-    """Batches of whole pictures with their embedding (None when no person is left in them).
+) -> Iterator[tuple[list[_Prepared], list[Embedding]]]:
+    """Batches of whole pictures with their embeddings, no larger than batch_size each.
 
     While one batch is embedded the next is collected; one waits, so the embedder never does.
     """
-    running: deque[tuple[list[_Prepared], Future[Embedding] | None]] = deque()
+    running: deque[tuple[list[_Prepared], Future[list[Embedding]]]] = deque()
     for batch in _batches(prepared, batch_size):
         inputs = [one for picture in batch for one in picture.inputs]
-        # Stacked here, so that the embedder does nothing but embed.
-        future = embedder.submit(extractor.embed, np.stack(inputs)) if inputs else None
-        running.append((batch, future))
+        # Stacked here, so that the embedder does nothing but embed. A picture of a crowd makes a
+        # large batch, which goes through in several.
+        stacks = np.array_split(np.stack(inputs), -(-len(inputs) // batch_size)) if inputs else []
+        running.append((batch, embedder.submit(_embed, extractor, stacks)))
         if len(running) > 2:
             done, future = running.popleft()
-            yield done, None if future is None else future.result()
+            yield done, future.result()
     for done, future in running:
-        yield done, None if future is None else future.result()
+        yield done, future.result()
+
+
+def _embed(extractor: Extractor, stacks: list[NDArray[Any]]) -> list[Embedding]:
+    return [extractor.embed(stack) for stack in stacks]
 
 
 def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
@@ -252,9 +261,8 @@ class _Buffer:
     def rows(self) -> int:
         return len(self._rows)
 
-    def add(self, batch: list[_Prepared], embedding: Embedding | None) -> None:
-        if embedding is not None:
-            self._embeddings.append(embedding)
+    def add(self, batch: list[_Prepared], embeddings: list[Embedding]) -> None:
+        self._embeddings += embeddings
         for one in batch:
             self.pictures += 1
             self.skipped += len(one.errors)

@@ -45,11 +45,14 @@ def read_image(path: Path) -> Crop:
     cannot be read are taken as none.
     """
     try:
-        data = path.read_bytes()
+        # A pipe or a device would never end.
+        data = path.read_bytes() if path.is_file() or not path.exists() else None
     except OSError as error:
         raise UnreadableImage(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # a NUL in the name
         raise UnreadableImage(f"{str(path)!r}: cannot be read: {error}") from None
+    if data is None:
+        raise UnreadableImage(f"{path}: not a file")
     return decode_image(data, name=str(path))
 
 

@@ -42,14 +42,15 @@ class Journal:
     @classmethod
     def open(cls, folder: Path, job: dict[str, Any], source: Source, *, strict: bool) -> "Journal":
         """The journal of the folder's run, cut off before the first part that no longer holds:
-        whose pictures have changed or, with strict, which left people out. A new one where there
-        is none. What belongs to no part is removed.
+        whose shard is gone, whose pictures have changed or, with strict, which left people out.
+        A new one where there is none. What belongs to no part is removed.
 
         Raises UsageError for a journal of another job, or that cannot be read.
         """
         parts: list[Part] = []
         if (folder / _NAME).exists():
             parts = _read(folder, job)
+            parts = list(takewhile(lambda part: _is_there(folder, part), parts))
             parts = parts[: _unchanged(parts, source)]
         if strict:
             parts = list(takewhile(lambda part: not part.skipped, parts))
@@ -97,6 +98,10 @@ def _read(folder: Path, job: dict[str, Any]) -> list[Part]:
             "again to finish it, or delete the folder"
         )
     return parts
+
+
+def _is_there(folder: Path, part: Part) -> bool:
+    return not part.rows or (folder / part.name / "shard.json").exists()
 
 
 def _unchanged(parts: list[Part], source: Source) -> int:

@@ -1,5 +1,7 @@
 """Any ONNX embedding model, through onnxruntime."""
 
+import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,22 +9,25 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from reid_index.errors import BadWeights
-from reid_index.files import sha256_file
 
 from .model import ModelExtractor, one_row_each
 from .preprocess import Preprocess, read_card
+
+_EXTERNAL = re.compile(rb"j[\x0a-\xff][\x01-\x7f]?\n\x08location\x12")
+"""How a tensor whose values are in another file begins to say in which: TensorProto.external_data,
+field 13, then its length, then a StringStringEntryProto with the key "location" (onnx.proto)."""
 
 
 class OnnxExtractor(ModelExtractor):
     """A model with one float input (B, 3, height, width) and one output (B, D).
 
     weights: the `.onnx` file. preprocess: how crops become its input; by default read from the
-    card beside it, `NAME.json`. Raises BadWeights when the model or its card does not fit.
+    card beside it, `NAME.json`. Raises BadWeights when the model or its card does not fit, and for
+    a model that keeps tensors in other files: its sha256 would not cover them.
     """
 
     def __init__(self, weights: Path, *, preprocess: Preprocess | None = None) -> None:
-        if not weights.is_file():
-            raise BadWeights(f"{weights}: there is no such model file")
+        model = _read(weights)
         preprocess = preprocess or read_card(weights.with_suffix(".json"))
         options = onnxruntime.SessionOptions()
         # Threads that spin while they wait would take the cores from the decoding threads.
@@ -31,7 +36,7 @@ class OnnxExtractor(ModelExtractor):
         options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(
-                str(weights), options, providers=["CPUExecutionProvider"]
+                model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors share no base class of their own
             raise BadWeights(f"{weights}: not a model that onnxruntime can run: {error}") from None
@@ -51,7 +56,7 @@ class OnnxExtractor(ModelExtractor):
         self._batch = shape[0] if isinstance(shape[0], int) else None
         self._input = inputs[0].name
         fingerprint = preprocess.fingerprint(
-            name="onnx", version="1", weights_sha256=sha256_file(weights)
+            name="onnx", version="1", weights_sha256=hashlib.sha256(model).hexdigest()
         )
         try:
             super().__init__(preprocess=preprocess, fingerprint=fingerprint)
@@ -71,3 +76,20 @@ class OnnxExtractor(ModelExtractor):
             for piece in pieces
         ]
         return np.concatenate(outputs)[: len(batch)]
+
+
+def _read(weights: Path) -> bytes:
+    """The whole model: what is hashed is what runs, even if the file changes in between."""
+    if not weights.is_file():
+        raise BadWeights(f"{weights}: there is no such model file")
+    try:
+        model = weights.read_bytes()
+    except OSError as error:
+        raise BadWeights(f"{weights}: cannot be read: {error.strerror}") from None
+    # Given bytes, onnxruntime would look for the other files in the working folder.
+    if _EXTERNAL.search(model):
+        raise BadWeights(
+            f"{weights}: it keeps weights in another file, which its sha256 does not cover; save "
+            "it as one file: onnx.save(onnx.load(FILE), NEW)"
+        )
+    return model

@@ -38,6 +38,9 @@ nobody in particular, "junk" for person -1, a bad box; null for labelled people.
 
 LISTS = frozenset({".csv", ".parquet"})
 
+_CORNERS = ["x", "y", "w", "h"]
+"""The columns of a list that are a box, where it has all four."""
+
 
 @dataclass(frozen=True)
 class Person:
@@ -129,7 +132,8 @@ def parse_market(name: str) -> dict[str, Any] | None:
 
 
 def _folders(paths: list[Path], *, layout: str, keep_junk: bool) -> Source:
-    paths = [path for path in dict.fromkeys(paths) if not set(path.parents) & set(paths)]
+    given = set(paths)
+    paths = [path for path in dict.fromkeys(paths) if given.isdisjoint(path.parents)]
     folders = [path if path.is_dir() else path.parent for path in paths]
     root = Path(os.path.commonpath(folders))
     seen: Counter[str] = Counter()
@@ -233,6 +237,9 @@ def _read_csv(path: Path) -> pa.Table:
     types = {name: kind for name, kind in STANDARD.items() if name not in ("start", "end", "box")}
     # As text, or a label such as 0002 would become a number; times are parsed by conform.
     types |= {"start": pa.string(), "end": pa.string(), "file": pa.string()}
+    if set(_CORNERS) <= set(names):
+        # A column without a single value has no type otherwise, and would be left out.
+        types |= dict.fromkeys(_CORNERS, pa.float64())
     for name in names:
         if name.startswith("attr."):
             types[name] = pa.float32() if name.endswith(".confidence") else pa.string()
@@ -245,34 +252,54 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _listed(path: Path) -> Source:
-    """Files named by a table: `file` or `source`, item columns, and boxes as `x, y, w, h`."""
+    """Files named by a table: `file` or `source`, item columns, and boxes as `x, y, w, h`.
+
+    The root is the folder that has the list and every picture below it, so that absolute paths
+    and paths with ".." become sources below the root, too.
+    """
     table = read_items(path)
     if "file" in table.column_names:
         at = table.column_names.index("source")
         files = _cast(table, "file", STANDARD["source"], path)
         table = table.set_column(at, "source", files).drop_columns(["file"])
-    if table["source"].null_count:
+    unnamed = pc.sum(pc.equal(pc.fill_null(table["source"], ""), "")).as_py()
+    if unnamed:
         raise BadSource(
-            f"{path}: every row names its picture, relative to {path.parent}, in a column `file`; "
-            f"{table['source'].null_count} of {table.num_rows} do not"
+            f"{path}: every row names its picture, absolute or relative to {path.parent}, in a "
+            f"column `file`; {unnamed} of {table.num_rows} do not"
         )
-    corners = ["x", "y", "w", "h"]
-    if set(corners) <= set(table.column_names):
-        cells = [_cast(table, name, BOX.value_type, path).to_pylist() for name in corners]
+    if set(_CORNERS) <= set(table.column_names):
+        cells = [_cast(table, name, BOX.value_type, path).to_pylist() for name in _CORNERS]
         rows = zip(*cells, strict=True)
         at = table.column_names.index("box")
         boxes = pa.array([list(row) for row in rows], BOX)
-        table = table.set_column(at, "box", boxes).drop_columns(corners)
+        table = table.set_column(at, "box", boxes).drop_columns(_CORNERS)
     if pc.list_flatten(table["box"]).null_count:
         raise BadSource(f"{path}: a box has an empty x, y, w or h")
     extra = {name: kind for name, kind in _types(table) if name not in STANDARD}
+    root = _listed_root(pc.unique(table["source"]).to_pylist(), path)
 
     def pictures() -> Iterator[Picture]:
         rows = (row for batch in table.to_batches(1024) for row in batch.to_pylist())
-        for source, group in groupby(rows, key=lambda row: row["source"]):
-            yield Picture(path.parent / source, source, tuple(_listed_person(row) for row in group))
+        for name, group in groupby(rows, key=lambda row: row["source"]):
+            file = _absolute(name, path.parent)
+            people = tuple(_listed_person(row) for row in group)
+            yield Picture(Path(file), os.path.relpath(file, root), people)
 
-    return Source(path.parent, table.num_rows, extra, {}, pictures)
+    return Source(root, table.num_rows, extra, {}, pictures)
+
+
+def _listed_root(names: Iterable[str], path: Path) -> Path:
+    folders = {str(path.parent)}
+    for name in names:
+        if "://" in name:
+            raise BadSource(f"{path}: {name!r} is a URI; name a file, fetched beforehand")
+        folders.add(os.path.dirname(_absolute(name, path.parent)))
+    return Path(os.path.commonpath(folders))
+
+
+def _absolute(name: str, folder: Path) -> str:
+    return os.path.normpath(os.path.join(folder, name))
 
 
 def _cast(table: pa.Table, name: str, kind: pa.DataType, path: Path) -> pa.ChunkedArray:
@@ -289,4 +316,5 @@ def _types(table: pa.Table) -> list[tuple[str, pa.DataType]]:
 
 def _listed_person(row: dict[str, Any]) -> Person:
     box = row.pop("box")
+    del row["source"]  # the picture has it, relative to the root
     return Person(None if box is None else (box[0], box[1], box[2], box[3]), row)

@@ -7,7 +7,7 @@ how extraction works.
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .errors import BadShard
+from .errors import BadShard, FormatTooNew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +47,16 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, data: Any) -> "Fingerprint":
-        """The inverse of `to_json`. Raises BadShard for anything that is not a fingerprint."""
+        """The inverse of `to_json`. Raises BadShard for anything that is not a fingerprint,
+        FormatTooNew for one with unknown fields: what they say decides the numbers."""
         if not isinstance(data, dict) or not {"name", "version"} <= data.keys():
             raise BadShard("the fingerprint is not an object with at least name and version")
         unknown = data.keys() - {field.name for field in fields(cls)}
         if unknown:
-            raise BadShard(f"the fingerprint has unknown fields: {', '.join(sorted(unknown))}")
+            raise FormatTooNew(
+                f"the fingerprint has fields that this reid-index does not know "
+                f"({', '.join(sorted(unknown))}); upgrade reid-index"
+            )
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
         }

@@ -256,13 +256,13 @@ class Gallery:
     def _append(self, write: Callable[[Path, Manifest], None]) -> None:
         """Commit a generation with one more shard, which `write` writes to the folder it gets."""
         with writer_lock(self.path):
-            manifest = read_current(self.path)
+            manifest = read_current(self.path, writing=True)
             _sweep(self.path, manifest)
             name = f"shards/{manifest.generation + 1:06d}"
             try:
                 write(self.path / name, manifest)
                 shard = open_shard(self.path / name)
-                _refuse_other_types(self.path, manifest, shard)
+                _refuse_unlike(self.path, manifest, shard)
                 entry = describe_shard(self.path, name, rows=shard.header.rows)
             except BaseException:
                 shutil.rmtree(self.path / name, ignore_errors=True)
@@ -362,10 +362,19 @@ def _sweep(path: Path, manifest: Manifest) -> None:
         remove_all_but(shards, {Path(entry.folder).name for entry in manifest.shards})
 
 
-def _refuse_other_types(path: Path, manifest: Manifest, new: Shard) -> None:
-    """Raise BadItems unless the new shard's columns can stand below those of each present one."""
-    present = (open_shard(path / entry.folder) for entry in manifest.shards)
+def _refuse_unlike(path: Path, manifest: Manifest, new: Shard) -> None:
+    """Raise BadItems unless the new shard's columns can stand below those of each present one,
+    BadShard unless it has the same arrays."""
+    present = [open_shard(path / entry.folder) for entry in manifest.shards]
     stack(shard.columns.empty_table() for shard in (*present, new))
+    for shard in present[:1]:
+        mine, its = _widths(shard), _widths(new)
+        if mine != its:
+            raise BadShard(f"the rows hold {its}, those of {path} {mine}: all must have the same")
+
+
+def _widths(shard: Shard) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in shard.arrays.items()}
 
 
 def _no_items() -> pa.Table:
@@ -383,6 +392,8 @@ def _table(items: pa.Table | Sequence[Mapping[str, Any]] | None, *, rows: int) -
             table = pa.table({name: [item.get(name) for item in items] for name in names})
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise BadItems(f"items: one column holds several types: {error}") from None
+        except UnicodeEncodeError as error:
+            raise BadItems(f"items: a text is not UTF-8: {error.object!r}") from None
     if table.num_rows != rows:
         raise BadItems(f"{rows} vectors but {table.num_rows} items: one for each vector, please")
     return table

@@ -14,6 +14,10 @@ from .errors import BadItems
 TIME = pa.timestamp("us", tz="UTC")
 BOX = pa.list_(pa.float32(), 4)
 
+_YEAR_1 = -62_135_596_800 * 10**6
+_YEAR_10000 = 253_402_300_800 * 10**6
+"""Microseconds since 1970: what Python's datetime can say lies between."""
+
 STANDARD: dict[str, pa.DataType] = {
     "item": pa.int64(),
     "source": pa.string(),
@@ -39,7 +43,8 @@ def conform(table: pa.Table) -> pa.Table:
 
     Text becomes numbers or times where the column wants them (ISO 8601, UTC when it names no
     zone). Columns `attr.<name>` become dictionary strings, lists of strings stay sets, dates become
-    times, 32-bit types widen. Raises BadItems, with the column, when a value does not fit.
+    times, clock times text, 32-bit types widen. A further column without a single value has no
+    type and is left out. Raises BadItems, with the column, when a value does not fit.
     """
     if len(set(table.column_names)) != len(table.column_names):
         raise BadItems(f"items: two columns have the same name: {', '.join(table.column_names)}")
@@ -50,17 +55,21 @@ def conform(table: pa.Table) -> pa.Table:
         else:
             columns[name] = pa.nulls(table.num_rows, kind)
     for name in table.column_names:
-        if name not in STANDARD:
+        if name not in STANDARD and not _is_untyped(name, table[name].type):
             columns[name] = _cast(name, table[name], _extra_type(name, table[name].type))
     return pa.table(columns)
 
 
 def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if column.type == kind:
-        return column
+    if pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     try:
-        if kind == TIME and pa.types.is_string(column.type):
-            return _parse_times(column)
+        if kind == TIME:
+            return _as_times(column)
+        if kind == BOX:
+            return _as_boxes(column)
+        if column.type == kind:
+            return column
         if pa.types.is_dictionary(kind):
             return column.cast(pa.string()).dictionary_encode()
         return column.cast(kind)
@@ -71,6 +80,31 @@ def _cast(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedAr
         ) from None
 
 
+def _as_boxes(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    boxes = column.cast(BOX)
+    numbers = pc.list_flatten(boxes)
+    if numbers.null_count or not pc.all(pc.is_finite(numbers), min_count=0).as_py():
+        raise ValueError("a box is four finite numbers, x, y, width, height")
+    return boxes
+
+
+def _as_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_string(kind):
+        times = _parse_times(column)
+    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind):
+        times = column.cast(TIME)
+    else:
+        # Seconds, milliseconds, microseconds? A number does not say.
+        raise ValueError("write times as ISO 8601 text or as timestamps")
+    years = pc.min_max(times)
+    for end in ("min", "max"):
+        microseconds = years[end].cast(pa.int64()).as_py()
+        if microseconds is not None and not _YEAR_1 <= microseconds < _YEAR_10000:
+            raise ValueError("a time is outside the years 1 to 9999")
+    return times
+
+
 def _parse_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
     # Arrow's own cast refuses to mix texts with and without a zone; ISO texts in the wild do.
     has_zone = pc.match_substring_regex(column, r"[Tt ].*(Z|z|[+-]\d\d:?\d\d)$")
@@ -79,16 +113,21 @@ def _parse_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.coalesce(with_zone, without.cast(TIME))
 
 
+def _is_untyped(name: str, kind: pa.DataType) -> bool:
+    return bool(pa.types.is_null(kind)) and not name.startswith("attr.")
+
+
 def _extra_type(name: str, kind: pa.DataType) -> pa.DataType:
     """The type a further column is stored in."""
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    text = any(check(kind) for check in (*is_text, pa.types.is_time))
     if pa.types.is_dictionary(kind):
         return _extra_type(name, kind.value_type)
     if name.endswith(".confidence"):
         return pa.float32()
     if name.startswith("attr.") and (text or pa.types.is_null(kind)):
         return pa.dictionary(pa.int32(), pa.string())
-    if text or pa.types.is_null(kind):
+    if text:
         return pa.string()
     if pa.types.is_boolean(kind):
         return pa.bool_()

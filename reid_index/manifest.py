@@ -87,15 +87,22 @@ class Manifest:
         return f"manifest-{self.generation:06d}.json"
 
 
-def read_current(gallery: Path) -> Manifest:
+def read_current(gallery: Path, *, writing: bool = False) -> Manifest:
     """The present manifest, its own checksum and the size of every file checked.
 
-    Raises GalleryNotFound, CorruptGallery (which file and what is wrong), FormatTooNew.
+    writing: the caller is going to commit the next one, which would drop fields that only a newer
+    minor format knows; so those are then refused. Raises GalleryNotFound, CorruptGallery (which
+    file and what is wrong), FormatTooNew.
     """
     path = gallery / "CURRENT"
     try:
         current = json.loads(path.read_bytes())
         check_format(current, path)
+        if writing and current["format"][1] > FORMAT[1]:
+            raise FormatTooNew(
+                f"{gallery} was written by a newer reid-index, so this one only reads it; upgrade "
+                "reid-index to add to it"
+            )
         manifest = _read_manifest(gallery, current)
     except (FileNotFoundError, NotADirectoryError):
         raise GalleryNotFound(_what_is_there(gallery)) from None
@@ -103,13 +110,15 @@ def read_current(gallery: Path) -> Manifest:
         raise
     except BadShard as error:
         raise CorruptGallery(f"{error}; restore it from a copy") from None
-    except (ValueError, KeyError) as error:
-        raise CorruptGallery(f"{path} cannot be read: {error!r}; restore it from a copy") from None
+    except KeyError as error:
+        raise CorruptGallery(f"{path}: the field {error} is missing; restore it") from None
+    except ValueError as error:
+        raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
     for file, entry in listed_files(gallery, manifest):
         size = file.stat().st_size if file.is_file() else None
         if size != entry.size:
-            found = "is gone" if size is None else f"has {size} bytes"
-            raise CorruptGallery(f"{file} {found}, the manifest says {entry.size}: restore it")
+            found = "is gone" if size is None else f"has {size} bytes, not {entry.size}"
+            raise CorruptGallery(f"{file} {found}: restore it from a copy")
     return manifest
 
 
@@ -150,15 +159,18 @@ def listed_files(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, File
 
 def earlier_manifests(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
     """The manifests before this one, the latest first, with what each should be. Each is read
-    for the one before it, so the walk ends at one that cannot be read."""
+    for the one before it, so the walk ends at one that is not what it should be."""
     previous = manifest.previous
     while previous is not None:
         path = gallery / previous.name
         yield path, previous.entry
         try:
-            previous = _previous_from_json(json.loads(path.read_bytes()).get("previous"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raw = path.read_bytes()
+        except OSError:
             return
+        if hashlib.sha256(raw).hexdigest() != previous.entry.sha256:
+            return
+        previous = _previous_from_json(json.loads(raw)["previous"])
 
 
 def describe_shard(gallery: Path, folder: str, *, rows: int) -> ShardEntry:
@@ -220,6 +232,7 @@ def writer_lock(gallery: Path) -> Iterator[None]:
 def _to_json(manifest: Manifest) -> dict[str, Any]:
     return {
         "format": list(FORMAT),
+        "requires": [],
         "generation": manifest.generation,
         "created": manifest.created.isoformat(),
         "metric": str(manifest.metric),

@@ -23,14 +23,17 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import BadItems, BadShard, FormatTooNew, NotFiniteError, UsageError
 from .files import write_folder, write_json
 from .fingerprint import Fingerprint
-from .items import conform
+from .items import conform, stack
 from .metric import Metric
-from .vectors import NAMES, ArrayStream, map_vectors, write_vectors
+from .vectors import HDF5_ERRORS, NAMES, ArrayStream, map_vectors, write_vectors
 
 FORMAT = (1, 0)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")
+
+_LAST_ITEM = 2**62
+"""Item ids stay below: one near the end of int64 would leave no room for those that follow."""
 
 _PIECE = 4096
 """Rows handled at a time when a shard is read through: 8 MiB at 512 float32."""
@@ -72,7 +75,7 @@ class Shard:
         if "global" not in arrays or arrays["global"].shape != expected:
             raise BadShard(f"{self.folder}: vectors.h5 holds no global array of shape {expected}")
         for name, array in arrays.items():
-            if len(array) != self.header.rows:
+            if array.shape[0] != self.header.rows:
                 raise BadShard(f"{self.folder}: {name} has {len(array)} rows, not {expected[0]}")
         return arrays
 
@@ -93,7 +96,7 @@ class Shard:
         try:
             table = pq.read_table(path)
         except (pa.ArrowInvalid, OSError) as error:
-            raise BadShard(f"{path}: not a readable Parquet file: {error}") from None
+            raise BadShard(f"{path}: not a readable Parquet file ({error}): restore it") from None
         if table.num_rows != self.header.rows:
             raise BadShard(f"{path}: {table.num_rows} rows, but {self.header.rows} vectors")
         return conform(table)
@@ -101,9 +104,13 @@ class Shard:
     def pieces(self, name: str) -> Iterator[NDArray[np.generic]]:
         """The rows of one array a few thousand at a time, copied: nothing stays mapped, so a
         walk through a large shard takes little memory."""
-        with h5py.File(self.folder / "vectors.h5", "r") as file:
-            for start in range(0, self.header.rows, _PIECE):
-                yield file[name][start : start + _PIECE]
+        path = self.folder / "vectors.h5"
+        try:
+            with h5py.File(path, "r") as file:
+                for start in range(0, self.header.rows, _PIECE):
+                    yield file[name][start : start + _PIECE]
+        except HDF5_ERRORS as error:
+            raise BadShard(f"{path}: not a readable HDF5 file: {error!r}; restore it") from None
 
 
 class _Checked:
@@ -153,7 +160,8 @@ def write_shard(
 ) -> None:
     """Write a shard folder in one step; nothing is left of it when something raises.
 
-    arrays: `global` (N, D) of any float type, optional `parts` (N, P, Dp), `visible` (N, P).
+    arrays: `global` (N, D) of any float type, optional `parts` (N, P, Dp), `visible` (N, P) of 0
+    and 1.
     Rows of `global` are L2-normalised for cosine, kept as they are otherwise, and stored as dtype
     ("float32" or "float16"); parts are stored in it too.
     items: tables whose rows add up to N, in the order of the vectors, all of one schema.
@@ -171,10 +179,10 @@ def write_shard(
     checked = _Checked(metric=metric, dtype=dtype)
     streams = {"global": ArrayStream(shape, dtype, map(checked, arrays["global"].pieces))}
     for name in [name for name in NAMES[1:] if name in arrays]:
+        if arrays[name].shape[0] != shape[0]:
+            raise BadShard(f"{name} has {arrays[name].shape[0]} rows beside {shape[0]} vectors")
         kind = "uint8" if name == "visible" else dtype
-        streams[name] = ArrayStream(
-            arrays[name].shape, kind, (p.astype(kind) for p in arrays[name].pieces)
-        )
+        streams[name] = ArrayStream(arrays[name].shape, kind, _stored(name, arrays[name], kind))
 
     def fill(folder: Path) -> None:
         write_vectors(folder / "vectors.h5", streams)
@@ -196,12 +204,30 @@ def write_shard(
     write_folder(path, fill)
 
 
+def _stored(name: str, stream: ArrayStream, kind: str) -> Iterator[NDArray[np.generic]]:
+    """The pieces of parts or visible as they are to be stored."""
+    for piece in stream.pieces:
+        if name == "visible":
+            if not np.isin(piece, (0, 1)).all():
+                raise BadShard("visible holds something else than 0 and 1")
+            yield piece.astype(kind)
+            continue
+        with np.errstate(over="ignore"):
+            stored = piece.astype(kind)
+        if not np.isfinite(stored).all():
+            raise NotFiniteError(f"{name} holds NaN, Inf, or a number too large for {kind}")
+        yield stored
+
+
 def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
     rows = 0
     writer: pq.ParquetWriter | None = None
     try:
         for table in tables:
             table = conform(table)
+            # Before version 26, pyarrow could not read back lists of fixed size with nulls.
+            at = table.column_names.index("box")
+            table = table.set_column(at, "box", table["box"].cast(pa.list_(pa.float32())))
             if writer is None:
                 writer = pq.ParquetWriter(path, table.schema, compression="zstd")
             if table.schema != writer.schema:
@@ -227,12 +253,14 @@ def open_shard(folder: Path) -> Shard:
     except FileNotFoundError:
         raise BadShard(f"{folder} is not a shard: it has no shard.json") from None
     except ValueError as error:
-        raise BadShard(f"{path} is not JSON: {error}") from None
+        raise BadShard(f"{path} is not JSON ({error}): restore it from a copy") from None
     return Shard(folder, _header_from_json(data, path))
 
 
 def check_format(data: Any, path: Path) -> None:
-    """Refuse a newer major format (FormatTooNew) and a missing one (BadShard)."""
+    """Refuse a missing format (BadShard), a newer major one, and one of a newer minor that
+    requires what this version does not know (FormatTooNew): to ignore a list of deletions, say,
+    would bring the deleted back. This version requires nothing."""
     version = data.get("format") if isinstance(data, dict) else None
     if not isinstance(version, list) or [type(part) for part in version] != [int, int]:
         raise BadShard(f"{path}: no format version in it, so it is not of this project")
@@ -241,11 +269,18 @@ def check_format(data: Any, path: Path) -> None:
             f"{path}: format {version[0]} is newer than the {FORMAT[0]} that this reid-index "
             "reads; upgrade reid-index"
         )
+    needed = data.get("requires", [])
+    if needed:
+        raise FormatTooNew(
+            f"{path}: to read it one must know of {needed}, and this reid-index does not; upgrade "
+            "reid-index"
+        )
 
 
 def _header_to_json(header: ShardHeader) -> dict[str, Any]:
     return {
         "format": list(FORMAT),
+        "requires": [],
         "rows": header.rows,
         "dim": header.dim,
         "dtype": header.dtype,
@@ -272,6 +307,8 @@ def _header_from_json(data: Any, path: Path) -> ShardHeader:
         )
     except KeyError as error:
         raise BadShard(f"{path}: the field {error} is missing") from None
+    except FormatTooNew as error:
+        raise FormatTooNew(f"{path}: {error}") from None
     except (TypeError, ValueError) as error:
         raise BadShard(f"{path}: {error}") from None
 
@@ -281,10 +318,10 @@ def merge_shards(
 ) -> None:
     """Write the rows of several shards, in order, as one, giving each row an item id.
 
-    Rows without an item id get first_item, first_item + 1, …; a shard that brings ids keeps them
-    when they are ≥ first_item and all different, and is refused (BadItems) otherwise. All shards
-    have the same fingerprint and arrays. Memory does not grow with the number of rows, but for
-    the item ids.
+    Rows without an item id get the next ones from first_item on; a shard that brings ids keeps
+    them when they are ≥ first_item, all different and below 2⁶², and is refused (BadItems)
+    otherwise. All shards have the same fingerprint and arrays; an item column that one lacks is
+    null there. Memory does not grow with the number of rows, but for the item ids.
     """
     names = shards[0].arrays.keys()
     if any(shard.arrays.keys() != names for shard in shards):
@@ -295,16 +332,14 @@ def merge_shards(
         shapes = {shard.arrays[name].shape[1:] for shard in shards}
         if len(shapes) > 1:
             raise BadShard(f"the shards hold {name} of different widths: {sorted(shapes)}")
-        arrays[name] = ArrayStream(
-            (rows, *shapes.pop()), dtype, (p for shard in shards for p in shard.pieces(name))
-        )
+        arrays[name] = ArrayStream((rows, *shapes.pop()), dtype, _rows_of(name, shards))
     roots = {shard.header.root for shard in shards}
     if len(roots) > 1:
         raise BadShard(f"the shards have different roots: {sorted(roots)}")
     write_shard(
         path,
         arrays=arrays,
-        items=numbered((shard.items for shard in shards), first_item),
+        items=numbered(_alike(shards), first_item),
         fingerprint=shards[0].header.fingerprint,
         metric=metric,
         dtype=dtype,
@@ -312,8 +347,21 @@ def merge_shards(
     )
 
 
+def _rows_of(name: str, shards: Iterable[Shard]) -> Iterator[NDArray[np.generic]]:
+    for shard in shards:
+        yield from shard.pieces(name)
+
+
+def _alike(shards: Sequence[Shard]) -> Iterator[pa.Table]:
+    """The shards' items, all with the same columns."""
+    schema = stack([shard.columns.empty_table() for shard in shards]).schema
+    for shard in shards:
+        yield stack([schema.empty_table(), shard.items])
+
+
 def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
     """Tables of items with ids; see `merge_shards`."""
+    taken = np.empty(0, np.int64)
     next_item = first_item
     for table in map(conform, tables):
         given = table["item"]
@@ -324,10 +372,13 @@ def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
             raise BadItems("items: some rows have an item id and some have none")
         else:
             ids = given.to_numpy()
-            if ids.min() < next_item or len(np.unique(ids)) != len(ids):
+            again = len(np.unique(ids)) != len(ids)
+            again |= ids.min() < next_item and bool(np.isin(ids, taken).any())
+            if again or ids.min() < first_item or ids.max() >= _LAST_ITEM:
                 raise BadItems(
-                    f"items: the item ids are not unique or below {next_item}, the next one to be "
-                    "given; drop the item column to have ids given"
+                    f"items: the item ids are not unique, below {first_item}, the next one to be "
+                    f"given, or beyond {_LAST_ITEM - 1}; drop the item column to have ids given"
                 )
-        next_item = int(ids.max(initial=next_item - 1)) + 1
+        taken = np.concatenate([taken, ids])
+        next_item = max(next_item, int(ids.max(initial=next_item - 1)) + 1)
         yield table

@@ -4,6 +4,8 @@ Contiguous means that each data set is one run of bytes at a known offset, so th
 into memory in place instead of copying it.
 """
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ from .errors import BadShard
 NAMES = ("global", "parts", "visible")
 """The data sets of format 1: `global` (N, D) float32 or float16; optional `parts` (N, P, Dp) of
 the same kinds and `visible` (N, P) uint8 of 0 and 1."""
+
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+"""What h5py raises for a damaged file."""
 
 _PIECE = 4096
 
@@ -40,7 +45,22 @@ class ArrayStream:
 
 
 def write_vectors(path: Path, arrays: Mapping[str, ArrayStream]) -> None:
-    """Write the file, piece by piece. Memory: one piece at a time."""
+    """Write the file, piece by piece. Memory: one piece at a time.
+
+    Raises OSError, with errno and path, where the disk is full or fails.
+    """
+    try:
+        _write(path, arrays)
+    except (OSError, RuntimeError) as error:
+        # HDF5 tells of a full disk in a paragraph of its own.
+        found = re.search(r"errno = (\d+)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from None
+
+
+def _write(path: Path, arrays: Mapping[str, ArrayStream]) -> None:
     with h5py.File(path, "w", libver="earliest") as file:
         for name, stream in arrays.items():
             # HDF5 gives no bytes to a data set without elements, so there is nothing to map.
@@ -59,18 +79,20 @@ def map_vectors(path: Path) -> dict[str, NDArray[np.generic]]:
     """Read-only arrays mapped in place, none of their bytes read yet.
 
     Raises BadShard for a file that is not HDF5, or whose data sets are chunked, compressed, of
-    another byte order, or unknown.
+    another byte order. Data sets of other names, which a newer minor format may add, are left.
     """
     try:
         with h5py.File(path, "r") as file:
-            return {name: _map(path, name, file[name]) for name in file}
-    except OSError as error:
-        raise BadShard(f"{path}: not a readable HDF5 file: {error}") from None
+            return {name: _map(path, name, file[name]) for name in NAMES if name in file}
+    except BadShard:
+        raise
+    except HDF5_ERRORS as error:
+        raise BadShard(f"{path}: not a readable HDF5 file: {error!r}; restore it") from None
 
 
 def _map(path: Path, name: str, dataset: h5py.Dataset) -> NDArray[np.generic]:
-    if name not in NAMES or not isinstance(dataset, h5py.Dataset):
-        raise BadShard(f"{path}: unknown data set {name!r}; known: {', '.join(NAMES)}")
+    if not isinstance(dataset, h5py.Dataset):
+        raise BadShard(f"{path}: {name} is a group, not a data set")
     kinds = ("uint8",) if name == "visible" else ("float32", "float16")
     if dataset.dtype not in [np.dtype(kind) for kind in kinds]:
         raise BadShard(f"{path}: {name} is {dataset.dtype}, expected {' or '.join(kinds)}")

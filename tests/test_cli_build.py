@@ -473,3 +473,30 @@ def test_real_crops_get_the_models_own_vectors_and_answers(tmp_path, out, extrac
     assert [row["item"] for row in rows] == np.argsort(-similar, kind="stable")[:5].tolist()
     assert [row["similarity"] for row in rows] == pytest.approx(np.sort(similar)[:-6:-1], abs=1e-3)
     assert rows[0]["source"] == crops[rows[0]["item"]].name
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_the_build(crops, tmp_path):
+    other = tmp_path / "g.building"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    result = run("build", crops, "--out", tmp_path / "g")
+    assert_refused(result, code=1, text="g.building is needed for the build and holds something")
+    assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_an_out_that_no_folder_can_become_is_refused_at_once(crops, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    result = run("build", crops, "--out", tmp_path / "link")
+    assert_refused(result, code=1, text="link is a link, a mount point or the working folder")
+    monkeypatch.chdir(tmp_path / "real")
+    assert_refused(run("build", crops, "--out", "."), code=1, text="the working folder")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_many_skipped_pictures_do_not_flood_the_terminal(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number:02d}.jpg").write_bytes(b"")
+    lines = run("build", tmp_path, "--out", tmp_path / "g").stderr.splitlines()
+    assert sum(line.startswith("skipped: /") for line in lines) == 20
+    assert lines[20:22] == ["skipped: more are counted, not listed", "30 of 30 were skipped"]

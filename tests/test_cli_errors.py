@@ -185,7 +185,7 @@ BAD_INPUT = [
     # Queries
     ("query g", 2, "a TARGET or --item N, one of the two"),
     ("query g crops --item 1", 2, "a TARGET or --item N, one of the two"),
-    ("query g nowhere.jpg", 2, "nowhere.jpg: there is no such file or folder"),
+    ("query g nowhere.jpg", 1, "nowhere.jpg: there is no such file or folder"),
     ("query g empty", 1, "empty: there are no pictures in it to look for"),
     ("query g unreadable/c_cut.png", 1, "c_cut.png: broken"),
     ("query g unreadable/d_100_megapixel.png", 1, "over the limit of 80,000,000"),
@@ -250,7 +250,10 @@ def test_a_folder_without_one_readable_picture_lists_them_and_leaves_nothing(pla
     for line, expected in zip(skipped, SKIPPED, strict=True):
         assert line.startswith(f"skipped: {place}/unreadable/{expected}")
     assert count == "6 of 6 were skipped"
-    assert last == f"reid: {place}/unreadable: not one of 6 pictures can be read"
+    assert last == (
+        f"reid: {place}/unreadable: not one of 6 pictures can be read; a list's paths are relative "
+        "to its own folder"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

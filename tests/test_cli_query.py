@@ -128,6 +128,55 @@ def test_a_box_says_which_person_of_a_full_picture(world, unit, scene):
     assert items_of(*street, "--boxes", folder / "boxes.csv", "--position", "2") == expected
 
 
+def test_a_box_file_tells_person_and_camera_of_the_target(world, scene, tmp_path):
+    folder, boxes = scene
+    rows = [",".join(map(str, ("street.png", *box, 7 + n, f"p{n}"))) for n, box in enumerate(boxes)]
+    (tmp_path / "b.csv").write_text("\n".join(["file,x,y,w,h,camera,person", *rows]))
+    street = [world / "g", folder / "street.png", "--boxes", tmp_path / "b.csv", "--position", "2"]
+    page = succeed("query", *street, "--not-camera", "own", "--format", "html").stdout
+    assert "<dd>p1</dd>" in page
+    assert succeed("query", *street, "--not-camera", "own").stdout
+
+
+def test_a_folder_with_boxes_is_one_person_in_several_pictures(world, unit, scene, tmp_path):
+    folder, boxes = scene
+    shutil.copy(folder / "street.png", tmp_path)
+    rows = [",".join(map(str, ("street.png", *box))) for box in boxes[:2]]
+    (tmp_path / "b.csv").write_text("\n".join(["file,x,y,w,h", *rows]))
+    pixels = pixels_of(folder / "street.png")
+    crops = [
+        pixels[int(y) : int(y + height), int(x) : int(x + width)]
+        for x, y, width, height in boxes[:2]
+    ]
+    mean = stripes_of(*crops).mean(axis=0)
+    found = items_of(world / "g", tmp_path, "--boxes", tmp_path / "b.csv")
+    assert found == ranked(unit @ mean)
+
+
+def test_an_out_without_a_folder_is_refused_before_the_search(world, tmp_path):
+    result = run("query", world / "g", "--item", "0", "--out", tmp_path / "no" / "a.csv")
+    assert_refused(result, code=2, text=f"there is no folder {tmp_path}/no")
+
+
+def test_boxes_name_the_end_of_the_pictures_path(world, scene, tmp_path, monkeypatch):
+    """Of two that fit, the longer; a name that only ends alike is another picture."""
+    folder, boxes = scene
+    (tmp_path / "day/1").mkdir(parents=True)
+    shutil.copy(folder / "street.png", tmp_path / "day/1")
+    names = ("treet.png", "street.png", "1/street.png", "2/street.png")
+    rows = [(name, *box) for name, box in zip(names, [*boxes, boxes[0]], strict=True)]
+    lines = ["file,x,y,w,h", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path / "day/1")
+    x, y, width, height = map(int, boxes[2])
+    expected = rows_of(world / "g", "street.png", "--box", f"{x},{y},{width},{height}")
+    given = rows_of(world / "g", "street.png", "--boxes", tmp_path / "boxes.csv")
+    assert given == expected
+    (tmp_path / "boxes.csv").write_text("\n".join([lines[0], lines[1], lines[4]]))
+    result = run("query", world / "g", "street.png", "--boxes", tmp_path / "boxes.csv")
+    assert_refused(result, code=2, text="it has no box in street.png")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -265,7 +314,7 @@ def test_a_model_that_moved_is_named_and_a_different_one_refused(world, tmp_path
     (tmp_path / "moved").mkdir()
     for suffix in ("onnx", "json"):
         (tmp_path / f"m.{suffix}").rename(tmp_path / "moved" / f"m.{suffix}")
-    assert_refused(run(*query), code=1, text="m.onnx: there is no such model file")
+    assert_refused(run(*query), code=1, text="is not there; --weights FILE says where")
     assert succeed(*query, "--weights", tmp_path / "moved" / "m.onnx").stdout == answer
     other = run(*query, "--weights", tmp_path / "other.onnx")
     assert_refused(other, code=1, text="the query comes from another extractor than")
@@ -333,27 +382,32 @@ def test_the_sheet_finds_pictures_that_moved_by_root(world, tmp_path):
     query = [tmp_path / "g", "--item", "0", "--top", "3"]
 
     def pictures(*more):
-        page = sheet_of(*query, *more)
-        return page.query_pictures, [shown for *_, shown in page.cards]
+        result = succeed("query", *query, "--format", "html", *more)
+        page = Sheet(result.stdout)
+        return page.query_pictures, [shown for *_, shown in page.cards], result.stderr
 
-    assert pictures() == (1, [True] * 3)
+    assert pictures() == (1, [True] * 3, "")
     (tmp_path / "crops").rename(tmp_path / "moved")
-    assert pictures() == (0, [False] * 3)
-    assert pictures("--root", tmp_path / "moved") == (1, [True] * 3)
+    note = "3 of 3 pictures cannot be shown; --root says where they are now\n"
+    assert pictures() == (0, [False] * 3, note)
+    assert pictures("--root", tmp_path / "moved") == (1, [True] * 3, "")
 
 
 def test_only_pictures_below_the_root_are_shown(tmp_path):
     (tmp_path / "root" / "deep").mkdir(parents=True)
     for path in ("secret.png", "root/deep/open.png"):
         Image.new("RGB", (4, 8), "red").save(tmp_path / path)
+    # A folder of links is its owner's way to choose crops.
     os.symlink(tmp_path / "secret.png", tmp_path / "root" / "link.png")
-    outside = ["../secret.png", "deep/../../secret.png", str(tmp_path / "secret.png")]
-    sources = ["deep/open.png", *outside, "link.png", "a\0b.png", "x" * 5000, "deep", ""]
+    outside = ["../secret.png", "deep/../../secret.png", str(tmp_path / "root/deep/open.png")]
+    sources = ["deep/open.png", "link.png", *outside, "a\0b.png", "x" * 5000, "deep", ""]
     gallery = stored(tmp_path, sources=sources, root=tmp_path / "root")
     np.save(tmp_path / "q.npy", np.arange(len(sources), 0, -1, dtype=np.float32))
-    page = sheet_of(gallery, tmp_path / "q.npy")
+    result = succeed("query", gallery, tmp_path / "q.npy", "--format", "html")
+    assert "\n7 of 9 pictures cannot be shown; --root" in result.stderr
+    page = Sheet(result.stdout)
     assert [int(item) for _, item, *_ in page.cards] == list(range(len(sources)))
-    assert [shown for *_, shown in page.cards] == [True] + [False] * (len(sources) - 1)
+    assert [shown for *_, shown in page.cards] == [True] * 2 + [False] * 7
 
 
 def test_names_that_are_not_utf8_reach_the_sheet_and_the_message(world, tmp_path):

@@ -1,5 +1,6 @@
 """Commits: one writer, and a crash at any step leaves one whole generation."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROWS, contents, ids
 
 from reid_index import Gallery, verify_gallery
 from reid_index import files as reid_files
-from reid_index.errors import GalleryExists, GalleryLocked
+from reid_index.errors import FormatTooNew, GalleryExists, GalleryLocked
 from reid_index.manifest import writer_lock
 
 MakeGallery = Callable[..., Gallery]
@@ -213,3 +215,84 @@ def test_a_folder_without_write_permission(make_gallery: MakeGallery, tmp_path: 
         for folder in folders:
             folder.chmod(0o755)
     assert contents(gallery.path) == before
+
+
+def test_every_new_file_is_synced_before_it_counts(
+    make_gallery: MakeGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut only what was synced is there: files before the rename that names their
+    folder, and everything before CURRENT is replaced."""
+    gallery = make_gallery()
+    events: list[tuple[str, str]] = []
+    sync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def named(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Path, target: Path) -> Path:
+            events.append((name, Path(target).name))
+            return real(path, target)  # type: ignore[no-any-return]
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", named("rename", rename))
+    monkeypatch.setattr(Path, "replace", named("replace", replace))
+    gallery.add(ROWS)
+    named_shard = events.index(("rename", "000001"))
+    for name in ("vectors.h5", "items.parquet", "shard.json", ".000001.tmp"):
+        assert ("sync", name) in events[:named_shard], name
+    current = events.index(("replace", "CURRENT"))
+    assert named_shard < events.index(("sync", "shards")) < current
+    manifest = events.index(("sync", "manifest-000001.json"))
+    assert manifest < events.index(("sync", gallery.path.name), manifest) < current
+    assert events.index(("sync", ".CURRENT.tmp")) < current
+    assert ("sync", gallery.path.name) in events[current:]
+
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+main(["build", sys.argv[1], "--extractor", "external:x", "--out", sys.argv[2]])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the file size limit is set as Linux has it")
+def test_a_disk_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.ones((1000, 64), np.float32))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "v.npy"), str(tmp_path / "g")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("reid: ")
+    assert done.stderr.endswith("vectors.h5: File too large\n")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
+
+
+def test_a_gallery_of_a_newer_minor_format_is_read_but_not_written(
+    make_gallery: MakeGallery,
+) -> None:
+    gallery = make_gallery()
+    gallery.add(ROWS)
+    manifest = gallery.path / "manifest-000001.json"
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_bytes()) | {"format": [1, 1], "new": 1})
+    )
+    current = gallery.path / "CURRENT"
+    sha256 = reid_files.sha256_file(manifest)
+    current.write_text(
+        json.dumps(json.loads(current.read_bytes()) | {"format": [1, 1], "sha256": sha256})
+    )
+    opened = Gallery.open(gallery.path)
+    assert len(opened) == 3
+    with pytest.raises(FormatTooNew, match="so this one only reads it"):
+        opened.add(ROWS)

@@ -27,14 +27,15 @@ rank  item  similarity  camera  person  time                  source
 """
 
 CSV = """\
-rank,item,source,camera,person,track,video,start,end,start_s,end_s,box,similarity,distance,role
-1,0,"a,b.jpg",1,0001,t1,,2024-05-01T12:00:00Z,2024-05-01T12:00:04Z,,,,1.0,,probe
-2,1,ü\x1b[31m.jpg,2,0002,,,,,3.25,,,0.5,,
-3,2,c.jpg,,,,,,,,,,0.0,,
-4,3,d.jpg,2,0001,,,,,,,,-1.0,,
+rank,item,source,camera,person,track,video,start,end,start_s,end_s,box,similarity,distance,frame_first,frame_last,role
+1,0,"a,b.jpg",1,0001,t1,,2024-05-01T12:00:00Z,2024-05-01T12:00:04Z,,,,1.0,,,,probe
+2,1,ü\x1b[31m.jpg,2,0002,,,,,3.25,,,0.5,,,,
+3,2,c.jpg,,,,,,,,,,0.0,,,,
+4,3,d.jpg,2,0001,,,,,,,,-1.0,,,,
 """
 
-COLUMNS = CSV.splitlines()[0].split(",")[:-1]
+HEADER = CSV.splitlines()[0]
+COLUMNS = HEADER.split(",")[:-3]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_html_has_a_card_for_each_match_in_order(place):
     ("form", "expected"),
     [
         ("table", "rank  item  similarity  camera  person  time  source\n"),
-        ("csv", ",".join(COLUMNS) + "\n"),
+        ("csv", HEADER + "\n"),
         ("jsonl", ""),
     ],
 )
@@ -162,8 +163,11 @@ def test_numbers_that_json_lacks_become_null():
 def test_csv_has_boxes_and_sets_as_json_in_one_cell(place):
     match = full_match(tags=["hat", "bag"])
     answer = Gallery.open(place / "inner_product").search([1, 0], k=1)
-    text = csv_text(type(answer)(**(vars(answer) | {"matches": (match,)})))
+    text = csv_text(
+        type(answer)(**(vars(answer) | {"matches": (match,)})), columns=["camera", "tags", "age"]
+    )
     row = next(csv.DictReader(text.splitlines()))
+    assert list(row)[-3:] == ["distance", "tags", "age"]
     assert json.loads(row["box"]) == [1, 2, 3.5, 4]
     assert json.loads(row["tags"]) == ["hat", "bag"]
 

@@ -14,19 +14,19 @@ from reid_index import Fingerprint, Gallery, Metric, verify_gallery
 GOLDEN = Path(__file__).parent / "data" / "format_v1"
 
 SHA256 = {
-    "CURRENT": "646eb8b6c8d57a35477a1ab0377a8908f87d0d900cbf1691760a22c59ef206b3",
-    "manifest-000000.json": "938debfce484a7f38b71cff0394f2f3f54cea1f6b3de12aa7b1e69084799d6cb",
-    "manifest-000001.json": "acff76cf3f92f4c4fd6ba78d5aded6323fc3d9f8e68c7ce5738361fcee98c01a",
-    "manifest-000002.json": "3d9608afbea55827cf932354d15b62ba1d12b3feea22ea68f6e6a397cef3e9bf",
+    "CURRENT": "b88b1caaec2aaf3d64835a48ed5d60123d3d4ba2d9b1704359dd2b5b74b9208b",
+    "manifest-000000.json": "3d3b93d38fd897402e8920d5417a0a84ebfe80a0dd3baa9201b447564ca9f7bc",
+    "manifest-000001.json": "bce124c8de06b82989a1842091cb72416ccd8b6e122eb6ef925ff4b5c9033215",
+    "manifest-000002.json": "18c8f802fa26c69a5977c0826210aae60380d87d7c78181ff3f8fd35e982657f",
     "shards/000001/items.parquet": (
-        "6d2f9f59731d74354b95b027c8204029f33d37b75da8f260690fbf69eade08c8"
+        "f76d9851a48c507c7ef8fb3594dcc20d8a049988f2f52373e80cc10999af0b44"
     ),
-    "shards/000001/shard.json": "05b43576ca89ef8b9e6ee5f6bdfe14ed05fa2ac04821dc17db3853b4e205a769",
+    "shards/000001/shard.json": "33520e45cfe82a6ac1af0a71e30fdafd05d1f4d807cc8483fb1deeb2fde8d0df",
     "shards/000001/vectors.h5": "b6ac01b5582eca283d238c57dd8d9349bb11c94e001f09eb7510a7ca01c73586",
     "shards/000002/items.parquet": (
-        "7073aa0113bdd14f91e89455ec712cd29ddc00ea24113a01524740705d84e379"
+        "fd27e919a33f402c55338d7c7a214698bd9cf9162d5293ff87cb3fa8391a7987"
     ),
-    "shards/000002/shard.json": "541c890eaa0475a4bd0933dbe1dbfffa761ef9b5dea990d21176d1e3e1165519",
+    "shards/000002/shard.json": "5761284aa53a4e3f589c7d0e34c8f7c7e0551121b34f3747c613376181184791",
     "shards/000002/vectors.h5": "7791e5f05bc72b333bbfede33bea081a995eb38036f49c8b5efb1f611f621642",
 }
 

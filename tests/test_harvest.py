@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -440,14 +441,14 @@ def test_few_prepared_crops_are_alive_at_once(
     assert extractor.alive == 0
 
 
-def test_batches_end_with_whole_pictures(tmp_path: Path) -> None:
+def test_a_crowd_goes_through_in_several_batches(tmp_path: Path) -> None:
     paint(tmp_path, [1])
     people = tuple(Person((x, 0, 1, 1)) for x in range(3))
     picture = Picture(tmp_path / "001.png", "001.png", people)
     source = Source(tmp_path, 12, {}, {}, lambda: iter([picture] * 4))
     extractor = MeanColour()
     taken = run(source, extractor, tmp_path / "out", batch_size=4)
-    assert (extractor.batches, taken.rows) == ([6, 6], 12)
+    assert (extractor.batches, taken.rows) == ([3, 3, 3, 3], 12)
     assert pa.table(open_shard(taken.parts[0]).items)["box"].to_pylist()[:2] == [
         [0, 0, 1, 1],
         [1, 0, 1, 1],
@@ -462,3 +463,23 @@ def test_an_error_of_prepare_is_raised(tmp_path: Path) -> None:
     source = find_pictures([paint(tmp_path / "in", range(9))])
     with pytest.raises(RuntimeError, match="no more"):
         run(source, Failing(), tmp_path / "out")
+
+
+def test_a_part_that_is_gone_is_done_again(tmp_path: Path) -> None:
+    source = find_pictures([paint(tmp_path / "in", range(20))])
+    first = run(source, MeanColour(), tmp_path / "out")
+    shutil.rmtree(first.parts[1])
+    again = run(source, MeanColour(), tmp_path / "out")
+    assert (again.resumed, again.parts) == (8, first.parts)
+    assert vectors(again) == [list(colour(number)) for number in range(20)]
+
+
+def test_people_are_what_is_decoded_ahead(tmp_path: Path) -> None:
+    """Pictures of crowds must not fill the memory: prepared crops are counted, not pictures."""
+    paint(tmp_path, [1])
+    people = tuple(Person((0, 0, 1, 1)) for _ in range(20))
+    picture = Picture(tmp_path / "001.png", "001.png", people)
+    source = Source(tmp_path, 800, {}, {}, lambda: iter([picture] * 40))
+    extractor = MeanColour(seconds=0.001)
+    run(source, extractor, tmp_path / "out", batch_size=4, workers=2, part_rows=100)
+    assert extractor.most_alive <= 8 * 20

@@ -152,7 +152,9 @@ def test_files_that_are_no_picture(tmp_path: Path) -> None:
     assert refusal(path) == "the file is empty"
     path.write_text("this is no picture\n" * 100)
     assert refusal(path) == "not a picture that can be read"
-    assert refusal(tmp_path) == "cannot be read: Is a directory"
+    assert refusal(tmp_path) == "not a file"
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert refusal(tmp_path / "pipe.jpg") == "not a file"
     assert refusal(tmp_path / "b.jpg") == "cannot be read: No such file or directory"
     with pytest.raises(UnreadableImage, match="cannot be read: embedded null byte"):
         read_image(tmp_path / "a\0.jpg")

@@ -42,7 +42,7 @@ def test_values_take_the_type_of_their_column(column: str, values: Any, expected
         (pa.float32(), pa.float64()),
         (pa.int16(), pa.int64()),
         (pa.large_string(), pa.string()),
-        (pa.null(), pa.string()),
+        (pa.time32("s"), pa.string()),
         (pa.dictionary(pa.int8(), pa.string()), pa.string()),
         (pa.timestamp("s"), TIME),
         (pa.bool_(), pa.bool_()),
@@ -106,3 +106,31 @@ def test_stacked_tables_lack_what_one_of_them_lacks() -> None:
 def test_a_column_of_two_types_is_refused() -> None:
     with pytest.raises(BadItems, match="age"):
         stack([conform(pa.table({"age": [3]})), conform(pa.table({"age": ["old"]}))])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("start", [1714560000], "ISO 8601 text or as timestamps"),
+        ("end", pa.array([2**62], pa.timestamp("us")), "outside the years 1 to 9999"),
+        ("box", [[1, None, 3, 4]], "four finite numbers"),
+        ("box", [[1, 2, 3, float("nan")]], "four finite numbers"),
+    ],
+)
+def test_values_that_would_be_misread_are_refused(name: str, values: Any, words: str) -> None:
+    with pytest.raises(BadItems, match=words):
+        conform(pa.table({name: values}))
+
+
+def test_texts_of_every_arrow_kind_are_texts() -> None:
+    for kind in (pa.large_string(), pa.string_view()):
+        start = pa.array(["2024-05-01", "2024-05-01T12:00+02:00"], kind)
+        table = conform(pa.table({"start": start, "zone": pa.array(["a", "b"], kind)}))
+        assert [time.hour for time in table["start"].to_pylist()] == [0, 10]
+        assert table["zone"].to_pylist() == ["a", "b"]
+
+
+def test_a_column_without_a_value_has_no_type_yet() -> None:
+    empty = conform(pa.table({"age": [None, None]}))
+    assert "age" not in empty.column_names
+    assert stack([empty, conform(pa.table({"age": [3]}))])["age"].to_pylist() == [None, None, 3]

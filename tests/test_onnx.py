@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from extractors.images import read_image
@@ -122,6 +122,7 @@ THIRTY = [
     helper.make_node("Flatten", ["x"], ["flat"]),
     helper.make_node("MatMul", ["flat", "w"], ["y"]),
 ]
+MIXED = [*MEANS[:1], helper.make_node("Flatten", ["pooled"], ["flat"]), *THIRTY[1:]]
 FROM_BYTES = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
 
 
@@ -162,6 +163,40 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(BadWeights, match=f"^{path}: there is no such model file$"):
         OnnxExtractor(path)
+
+
+@pytest.mark.parametrize("location", ["w.bin", "weights/" + 150 * "w"])
+def test_weights_in_another_file_are_refused(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where onnxruntime would find them, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path, nodes=MIXED)
+    model = onnx.load(path)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.eye(3, dtype=np.float32), "w"))
+    (tmp_path / "weights").mkdir()
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
+    with pytest.raises(BadWeights, match=f"^{path}: it keeps weights in another file,.* as one f"):
+        OnnxExtractor(path)
+    onnx.save(onnx.load(path), path)
+    assert OnnxExtractor(path).extract(crops(2)).global_.shape == (2, 3)
+
+
+def test_the_bytes_that_are_hashed_are_those_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path)
+    loaded = []
+    session = onnxruntime.InferenceSession
+
+    def note(model: Any, *arguments: Any, **options: Any) -> Any:
+        loaded.append(model)
+        path.write_bytes(b"another model")
+        return session(model, *arguments, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", note)
+    fingerprint = OnnxExtractor(path).fingerprint
+    assert [hashlib.sha256(model).hexdigest() for model in loaded] == [fingerprint.weights_sha256]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the research data are not here")

@@ -81,6 +81,18 @@ def test_a_picture_named_twice_is_taken_once(tmp_path: Path) -> None:
     assert (sources(twice), twice.count) == (["b.jpg", "1/a.jpg"], 2)
 
 
+def test_many_single_files_take_linear_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, *(f"{number}.jpg" for number in range(100)))
+    paths = [tmp_path / f"{number}.jpg" for number in range(100)]
+    hashed = []
+    once = Path.__hash__
+    monkeypatch.setattr(Path, "__hash__", lambda path: hashed.append(path) or once(path))
+    assert find_pictures(paths).count == 100
+    assert len(hashed) < 100 * 20 + 100 * len(tmp_path.parents)
+
+
 def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "crops/a.jpg")
     monkeypatch.chdir(tmp_path / "crops")
@@ -224,7 +236,6 @@ def test_csv_list(tmp_path: Path) -> None:
     assert next(source.pictures()).path == tmp_path / "in/a.jpg"
     assert known(source) == [
         {
-            "source": "in/a.jpg",
             "person": "0002",
             "camera": 3,
             "start": datetime(2024, 5, 6, 5, 8, 9, tzinfo=UTC),
@@ -233,7 +244,7 @@ def test_csv_list(tmp_path: Path) -> None:
             "zone": "north",
             "weight": 1.5,
         },
-        {"source": "b, c.jpg", "start": datetime(2024, 5, 6, 7, 8, 9, 500_000, tzinfo=UTC)},
+        {"start": datetime(2024, 5, 6, 7, 8, 9, 500_000, tzinfo=UTC)},
     ]
     assert source.columns == {
         "attr.hat": pa.dictionary(pa.int32(), pa.string()),
@@ -264,9 +275,31 @@ def test_parquet_list(tmp_path: Path) -> None:
     pq.write_table(pa.table({"file": ["a.jpg", "b.jpg"], "box": box, "camera": ["1", "2"]}), path)
     source = find_pictures([path])
     assert [p.people[0].box for p in source.pictures()] == [(1, 2, 3, 4), None]
-    assert known(source) == [{"source": "a.jpg", "camera": 1}, {"source": "b.jpg", "camera": 2}]
+    assert known(source) == [{"camera": 1}, {"camera": 2}]
     pq.write_table(pa.table({"file": ["a.jpg"], "box": [[1, None, 3, 4]]}), path)
-    with pytest.raises(BadSource, match=f"^{path}: a box has an empty x, y, w or h$"):
+    with pytest.raises(
+        BadItems, match=f"^{path}: items: column 'box' holds .* four finite numbers"
+    ):
+        find_pictures([path])
+
+
+def test_pictures_of_a_list_may_lie_anywhere(tmp_path: Path) -> None:
+    """The root is the folder that holds them and the list, so every source is below it."""
+    (tmp_path / "lists/today").mkdir(parents=True)
+    rows = f"file\n{tmp_path}/crops/a.jpg\n../../crops/./b.jpg\nnear/c.jpg\n"
+    source = listed(tmp_path / "lists/today", rows)
+    assert source.root == tmp_path
+    assert [(picture.source, picture.path) for picture in source.pictures()] == [
+        (name, tmp_path / name) for name in ("crops/a.jpg", "crops/b.jpg", "lists/today/near/c.jpg")
+    ]
+    inside = listed(tmp_path / "lists", f"file\n{tmp_path}/lists/today/a.jpg\n")
+    assert (inside.root, sources(inside)) == (tmp_path / "lists", ["today/a.jpg"])
+
+
+def test_an_empty_name_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"file": ["a.jpg", "", None]}), path)
+    with pytest.raises(BadSource, match=r"in a column `file`; 2 of 3 do not$"):
         find_pictures([path])
 
 
@@ -279,6 +312,7 @@ def test_list_of_nothing(tmp_path: Path) -> None:
     [
         ("", BadSource, "cannot be read as a table: Empty CSV file"),
         ("person\n1\n2\n", BadSource, "every row names its picture, .* column `file`; 2 of 2 do"),
+        ("file\na.jpg\nhttps://x/b.jpg\n", BadSource, "'https://x/b.jpg' is a URI; name a file"),
         ("file,camera\na.jpg,1\n,2\n", BadSource, "every row names its picture.*; 1 of 2 do not"),
         ("file,camera\na.jpg\n", BadSource, "cannot be read as a table: .* Expected 2 columns, go"),
         ("file,camera\na.jpg,1,2\n", BadSource, "cannot be read as a table: .* Expected 2 columns"),
@@ -287,7 +321,7 @@ def test_list_of_nothing(tmp_path: Path) -> None:
         ("file,camera\na.jpg,x\n", BadSource, "cannot be read as a table: .* int32: .*'x'"),
         ("file,start\na.jpg,today\n", BadItems, "items: column 'start' holds string, .*'today'"),
         ("file,zone,zone\na.jpg,1,2\n", BadItems, "items: two columns have the same name"),
-        ("file,x,y,w,h\na.jpg,a,1,1,1\n", BadSource, "column 'x' is not float: .*'a'"),
+        ("file,x,y,w,h\na.jpg,a,1,1,1\n", BadSource, "cannot be read as a table: .* double: .*'a'"),
         ("file,x,y,w,h\na.jpg,,1,1,1\n", BadSource, "a box has an empty x, y, w or h"),
     ],
 )

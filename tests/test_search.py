@@ -20,7 +20,7 @@ from reid_index.errors import (
     UsageError,
     WhereError,
 )
-from reid_index.knn import Block, nearest
+from reid_index.knn import Block, _is_settled, nearest
 from reid_index.oracle import nearest_by_numpy, score
 
 MakeGallery = Callable[..., Gallery]
@@ -470,3 +470,21 @@ def test_queries_that_are_refused(
 
 def test_an_equal_fingerprint_is_accepted(cameras: Gallery) -> None:
     assert found(cameras, [1, 0], k=1, fingerprint=FINGERPRINT) == [0]
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_what_rounding_could_hide_is_looked_for(metric: Metric) -> None:
+    """A candidate list is final only when its last score is further from the k-th than Faiss can
+    be wrong: D·2⁻²⁴·‖x‖·‖y‖ for a product, four times that of (‖x‖ + ‖y‖)² for a squared
+    distance."""
+    query = np.zeros(1000, np.float32)
+    query[0] = 3
+    blocks = [Block(np.zeros((1, 1000), np.float32), 5.0)]
+    if metric is Metric.EUCLIDEAN:
+        error = 4 * 1000 * 2.0**-24 * (3 + 5) ** 2
+        near, far, kth = 4 + 0.99 * error, 4 + 1.05 * error, np.float32(2)
+    else:
+        error = 1000 * 2.0**-24 * 3 * 5
+        near, far, kth = 2 - 0.99 * error, 2 - 1.05 * error, np.float32(2)
+    assert not _is_settled(kth, near, blocks, query, metric=metric)
+    assert _is_settled(kth, far, blocks, query, metric=metric)

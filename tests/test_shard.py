@@ -31,7 +31,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     fingerprint = Fingerprint(
         name="onnx", version="2", weights_sha256="ab", height=256, scale=1 / 255, mean=(0.5, 0.25)
     )
-    parts = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    parts = np.arange(12, dtype=np.float32).reshape(2, 3, 2) / 8
     visible = np.array([[1, 0, 1], [0, 0, 1]], np.uint8)
     shard = write(
         tmp_path / "s",
@@ -123,8 +123,16 @@ def test_wrong_arguments_leave_nothing(tmp_path: Path) -> None:
         write(tmp_path / "s", ones, [pa.table({"a": [1]}), pa.table({"b": [1]})])
     with pytest.raises(BadShard, match=r"\(2, 3, 1\)"):
         write(tmp_path / "s", ones[:, :, None])
-    with pytest.raises(BadShard, match="promised 3 rows, got 2"):
+    with pytest.raises(BadShard, match="visible has 3 rows beside 2 vectors"):
         write(tmp_path / "s", ones, more={"visible": ArrayStream((3, 1), np.uint8, [ones[:, :1]])})
+    with pytest.raises(BadShard, match="promised 2 rows, got 1"):
+        write(tmp_path / "s", ones, more={"visible": ArrayStream((2, 1), np.uint8, [ones[:1, :1]])})
+    with pytest.raises(BadShard, match="else than 0 and 1"):
+        write(tmp_path / "s", ones, more={"visible": ArrayStream.of(2 * ones)})
+    for bad in (np.nan, np.inf, 1e39):
+        parts = np.full((2, 1, 3), bad)
+        with pytest.raises(NotFiniteError, match="parts holds NaN, Inf, or"):
+            write(tmp_path / "s", ones, more={"parts": ArrayStream.of(parts)})
     with pytest.raises(BadShard, match="heads"):
         write(tmp_path / "s", ones, more={"heads": ArrayStream.of(ones)})
     with pytest.raises(UsageError, match="float64"):
@@ -176,8 +184,79 @@ def test_other_files_are_not_shards(tmp_path: Path) -> None:
         map_vectors(tmp_path / "v.h5")
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file["heads"] = np.ones((2, 2), np.float32)
-    with pytest.raises(BadShard, match="'heads'"):
+        file.create_group("parts")
+    with pytest.raises(BadShard, match="parts is a group"):
         map_vectors(tmp_path / "w.h5")
+
+
+def test_arrays_and_fields_of_a_newer_minor_format_are_left(tmp_path: Path) -> None:
+    shard = write(tmp_path / "s", np.ones((2, 2)))
+    with h5py.File(shard.folder / "vectors.h5", "a") as file:
+        file["frame_key"] = np.ones((5, 3), np.float32)
+    edit_header(shard, format=[1, 9], invented=True)
+    assert list(open_shard(shard.folder).arrays) == ["global"]
+    edit_header(shard, requires=["deletions"])
+    with pytest.raises(FormatTooNew, match=r"know of \['deletions'\]"):
+        open_shard(shard.folder)
+
+
+def test_a_damaged_vector_file_is_a_bad_shard(tmp_path: Path) -> None:
+    shard = write(tmp_path / "s", np.ones((2, 2)))
+    path = shard.folder / "vectors.h5"
+    whole = path.read_bytes()
+    refused = 0
+    for offset in range(len(whole)):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
+        for look in (lambda: open_shard(shard.folder).arrays, lambda: list(shard.pieces("global"))):
+            try:
+                look()
+            except BadShard:
+                refused += 1
+    assert refused > 100
+
+
+def test_merging_keeps_every_array(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [
+        {"parts": rng.random((n, 2, 4)).astype(np.float32), "visible": rng.integers(0, 2, (n, 2))}
+        for n in (3, 2)
+    ]
+    rows = [rng.random((n, 5)).astype(np.float32) for n in (3, 2)]
+    shards = [
+        write(
+            tmp_path / f"s{n}", rows[n], more={k: ArrayStream.of(a) for k, a in arrays[n].items()}
+        )
+        for n in (0, 1)
+    ]
+    metric = Metric.EUCLIDEAN
+    merge_shards(tmp_path / "m", shards=shards, first_item=0, metric=metric, dtype="float32")
+    merged = open_shard(tmp_path / "m")
+    assert merged.vectors.tolist() == np.concatenate(rows).tolist()
+    for name in ("parts", "visible"):
+        wanted = np.concatenate([one[name] for one in arrays])
+        assert merged.arrays[name].tolist() == wanted.tolist()
+
+
+def test_merging_takes_ids_in_any_order_and_columns_of_either(tmp_path: Path) -> None:
+    tables = [
+        pa.table({"item": [10, 11], "age": [1, 2]}),
+        pa.table({"item": [0, 1], "hat": ["a", "b"]}),
+    ]
+    shards = [write(tmp_path / f"s{n}", np.ones((2, 2)), [tables[n]]) for n in (0, 1)]
+    options = {"metric": Metric.EUCLIDEAN, "dtype": "float32"}
+    merge_shards(tmp_path / "m", shards=shards, first_item=0, **options)
+    items = open_shard(tmp_path / "m").items
+    assert items["item"].to_pylist() == [10, 11, 0, 1]
+    assert items["age"].to_pylist() == [1, 2, None, None]
+    assert items["hat"].to_pylist() == [None, None, "a", "b"]
+    again = [shards[0], write(tmp_path / "s2", np.ones((1, 2)), [pa.table({"item": [11]})])]
+    with pytest.raises(BadItems, match="not unique"):
+        merge_shards(tmp_path / "n", shards=again, first_item=0, **options)
+    with pytest.raises(BadItems, match="not unique, below 1"):
+        merge_shards(tmp_path / "n", shards=shards, first_item=1, **options)
+    huge = [write(tmp_path / "s3", np.ones((1, 2)), [pa.table({"item": [2**62]})])]
+    with pytest.raises(BadItems, match=f"beyond {2**62 - 1}"):
+        merge_shards(tmp_path / "n", shards=huge, first_item=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +268,11 @@ def test_other_files_are_not_shards(tmp_path: Path) -> None:
         ({"metric": "manhattan"}, BadShard, "manhattan"),
         ({"rows": "many"}, BadShard, "many"),
         ({"fingerprint": {"name": "x"}}, BadShard, "fingerprint"),
-        ({"fingerprint": {"name": "x", "version": "1", "shoes": 1}}, BadShard, "fields: shoes"),
+        (
+            {"fingerprint": {"name": "x", "version": "1", "shoes": 1}},
+            FormatTooNew,
+            r"know \(shoes\)",
+        ),
     ],
 )
 def test_headers_that_are_refused(
