@@ -245,6 +245,7 @@ def _sheet(
             ("search", result.plan + (", exact" if result.exact else ", approximate")),
             ("time", f"{1000 * sum(result.seconds.values()):.1f} ms"),
         ],
+        footnote="A high rank is no proof of who somebody is.",
     )
     hidden = shown.count(False)
     if hidden == 0:

@@ -135,6 +135,7 @@ def test_a_box_file_tells_person_and_camera_of_the_target(world, scene, tmp_path
     street = [world / "g", folder / "street.png", "--boxes", tmp_path / "b.csv", "--position", "2"]
     page = succeed("query", *street, "--not-camera", "own", "--format", "html").stdout
     assert "<dd>p1</dd>" in page
+    assert "A high rank is no proof of who somebody is." in page
     assert succeed("query", *street, "--not-camera", "own").stdout
 
 
