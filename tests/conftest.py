@@ -1,6 +1,9 @@
 """What several test files share: a seeded generator, small galleries, a look at their files."""
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def ids(gallery: Gallery) -> list[int]:
     return gallery.items["item"].to_pylist()
+
+
+@contextmanager
+def no_privileges() -> Iterator[None]:
+    """As an ordinary user, to whom permissions apply: root may read and write anything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """An empty folder that others can reach; the folders above tmp_path are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -1,18 +1,17 @@
 """`reid inspect`, `verify`, `extractors`, `demo`, the help and --debug; read-only galleries."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from cli_world import ENVIRONMENT, REID, Sheet, assert_refused, run, succeed, tree
+from conftest import no_privileges
 
 from cli.main import main
 from cli.progress import progress_bar
@@ -66,19 +65,6 @@ def test_verify_says_what_is_whole(place):
     assert result.stderr == ""
 
 
-@contextmanager
-def as_nobody():
-    """Root may write anywhere, so for a while this is somebody else."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.fixture
 def read_only(place):
     """A folder that nobody may write to, with the gallery `g` and a folder `in` of crops."""
@@ -102,7 +88,7 @@ def test_without_write_permission_a_gallery_is_read_and_a_build_refused(place, r
     expected = succeed(*query).stdout
     picture = sorted((read_only / "in").iterdir())[0]
     vector = Gallery.open(gallery).vectors([0])
-    with as_nobody():
+    with no_privileges():
         assert run(*query).stdout == expected
         assert run("query", gallery, picture).exit_code == 0
         assert run("inspect", gallery).exit_code == run("verify", gallery).exit_code == 0

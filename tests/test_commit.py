@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROWS, contents, ids
+from conftest import ROWS, contents, ids, no_privileges
 
 from reid_index import Gallery, verify_gallery
 from reid_index import files as reid_files
@@ -178,19 +178,6 @@ def test_kill_9_at_any_sync_of_a_commit(make_gallery: MakeGallery) -> None:
     commit = seen.index(4)
     assert commit > 5
     assert seen == [3] * commit + [4] * (len(seen) - commit)
-
-
-@contextmanager
-def no_privileges() -> Iterator[None]:
-    """As an ordinary user, to whom permissions apply."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_folder_without_write_permission(make_gallery: MakeGallery, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import no_privileges
 
 from extractors.pictures import MARKET_COLUMNS, Person, Source, find_pictures, parse_market
 from extractors.pictures import read_items as read
@@ -121,16 +122,16 @@ def test_wrong_paths(tmp_path: Path) -> None:
         find_pictures([tmp_path], layout="Market")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
-def test_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_listed(public_path: Path) -> None:
     """Its people would be missing without a word."""
-    touch(tmp_path, "a.jpg", "closed/b.jpg")
-    (tmp_path / "closed").chmod(0)
+    touch(public_path, "a.jpg", "closed/b.jpg")
+    (public_path / "closed").chmod(0)
+    words = "closed: the folder cannot be listed: Permission"
     try:
-        with pytest.raises(BadSource, match="closed: the folder cannot be listed: Permission"):
-            find_pictures([tmp_path])
+        with no_privileges(), pytest.raises(BadSource, match=words):
+            find_pictures([public_path])
     finally:
-        (tmp_path / "closed").chmod(0o700)
+        (public_path / "closed").chmod(0o700)
 
 
 # Market-style names
