@@ -64,6 +64,7 @@ _SKIPS_TOLD = 20
 @click.option(
     "--workers", type=click.IntRange(1), default=None, help="Decoding threads [default: one a core]"
 )
+@click.option("--graph", is_flag=True, help="Make the neighbour graph that re-ranking uses, too.")
 @click.option("--strict", is_flag=True, help="Fail at the first picture that cannot be read.")
 def command(
     sources: tuple[Path, ...],
@@ -79,6 +80,7 @@ def command(
     dtype: str,
     batch_size: int,
     workers: int | None,
+    graph: bool,
     strict: bool,
     **preprocess: Any,
 ) -> None:
@@ -91,6 +93,8 @@ def command(
     from extractors.embeddings import holds_vectors
     from reid_index.errors import UsageError
 
+    if graph and metric == "inner_product":
+        raise UsageError("--graph needs distances: an inner product gallery has none")
     _refuse_taken(out)
     _refuse_unstorable(out, *([] if weights is None else [weights]))
     shards = [path for path in sources if (path / "shard.json").exists()]
@@ -137,6 +141,16 @@ def command(
             strict=strict,
         )
     click.echo(f"{out}: {rows:,} items", err=True)
+    if graph:
+        from reid_index import Gallery, Reranking
+
+        from .graph import build_graph
+
+        gallery = Gallery.open(out)
+        if len(gallery) < Reranking().length:
+            click.echo(f"{out}: no neighbour graph: too few items for one", err=True)
+        else:
+            build_graph(gallery, Reranking(), mode="auto")
 
 
 def _cores() -> int:

@@ -51,6 +51,12 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
             str(count["values"]): count["counts"]
             for count in sorted(cameras, key=lambda count: count["values"])
         },
+        "attached": {
+            attached.kind: f"{attached.folder} (stale)"
+            if attached.kind == "graph" and gallery.is_stale("graph")
+            else attached.folder
+            for attached in manifest.attached
+        },
         "extractor": gallery.fingerprint.to_json(),
         "weights": manifest.recipe.get("weights"),
         "columns": [

@@ -7,7 +7,7 @@ import click
 
 from reid_index.errors import ReidIndexError, WhereError
 
-from . import build, demo, extractors, inspect, query, verify
+from . import build, calibrate, demo, evaluate, extractors, graph, inspect, query, verify
 
 
 class _Reid(click.Group):
@@ -56,6 +56,9 @@ def main(debug: bool) -> None:
 for command in (
     build.command,
     query.command,
+    graph.command,
+    calibrate.command,
+    evaluate.command,
     inspect.command,
     verify.command,
     extractors.command,

@@ -7,6 +7,8 @@ import click
 
 from reid_index.errors import UsageError
 
+from .rerank_options import make_reranking, refuse_without_rerank, rerank_options
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -39,7 +41,23 @@ if TYPE_CHECKING:
     help="Leave items of this camera out; `own` is the target's. Can be given again.",
 )
 @click.option(
-    "--threshold", type=float, help="Smallest similarity (largest distance when Euclidean)."
+    "--threshold",
+    metavar="S|auto",
+    help="Smallest similarity (largest distance when Euclidean); auto: as calibrated.",
+)
+@click.option(
+    "--false-match-rate",
+    type=float,
+    help="Of --threshold auto: the share of pairs of different people that may pass.",
+)
+@click.option("--rerank", is_flag=True, help="Rank by k-reciprocal re-ranked distance.")
+@rerank_options
+@click.option(
+    "--rerank-graph",
+    type=click.Choice(["whole", "allowed"]),
+    default="whole",
+    show_default=True,
+    help="Neighbours among all items, or among those that the filter allows.",
 )
 @click.option("--person", help="The target's person label, to mark right and wrong in the sheet.")
 @click.option("--explain", is_flag=True, help="Say on standard error how the answer was found.")
@@ -66,7 +84,13 @@ def command(
     k: int,
     where: str | None,
     not_camera: tuple[str, ...],
-    threshold: float | None,
+    threshold: str | None,
+    false_match_rate: float | None,
+    rerank: bool,
+    k1: int,
+    k2: int,
+    lambda_: float,
+    rerank_graph: str,
     person: str | None,
     explain: bool,
     form: str,
@@ -92,6 +116,8 @@ def command(
         raise UsageError(f"--top must be at least 1, got {k}")
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
+    if not rerank:
+        refuse_without_rerank("rerank_graph")
     opened = Gallery.open(gallery)
     times = {"open": time.perf_counter() - started}
     started = time.perf_counter()
@@ -112,8 +138,10 @@ def command(
         k=k,
         where=where,
         not_camera=_cameras(not_camera, looked_for.camera),
-        threshold=threshold,
+        threshold=_threshold(opened, threshold, false_match_rate),
         combine=combine,
+        rerank=make_reranking(k1=k1, k2=k2, lambda_=lambda_) if rerank else None,
+        rerank_graph=rerank_graph,
     )
     hidden = None
     if form == "html":
@@ -208,6 +236,21 @@ def _camera_number(text: str) -> int:
     return number
 
 
+def _threshold(gallery: "Gallery", text: str | None, rate: float | None) -> float | None:
+    if rate is not None and text != "auto":
+        raise UsageError("--false-match-rate belongs to --threshold auto")
+    if text is None:
+        return None
+    if text == "auto":
+        from .calibrate import auto_threshold
+
+        return auto_threshold(gallery, rate)
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--threshold {text!r}: a number or `auto`, please") from None
+
+
 def _sheet(
     gallery: "Gallery",
     result: "Result",
@@ -262,12 +305,9 @@ def _write(text: str, out: Path | None) -> None:
         return
     if out.is_dir():
         raise UsageError(f"{out} is a folder; --out names the file to write")
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    from reid_index.files import replace_file
+
+    replace_file(out, text.encode())
 
 
 def _explanation(

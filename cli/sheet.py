@@ -62,8 +62,9 @@ def render_sheet(
         title=title,
         query_label=query_label,
         query_person=query_person,
-        query_pictures=[_data_uri(image) for image in query_images],
+        query_pictures=[data_uri(image) for image in query_images],
         score_name="similarity" if result.metric.higher_is_better else "distance",
+        reranked=any(match.reranked_distance is not None for match in result.matches),
         cards=[_card(match, query_person, load_crop(match)) for match in result.matches],
         note=result.note,
         details=details,
@@ -78,7 +79,7 @@ def _card(match: Match, query_person: str | None, crop: Image.Image | None) -> _
     assert score is not None  # a match has one of the two
     return _Card(
         match=match,
-        picture=None if crop is None else _data_uri(crop),
+        picture=None if crop is None else data_uri(crop),
         verdict=_verdict(match.person, query_person),
         score=score,
         time=_time(match),
@@ -105,7 +106,7 @@ def _file_name(source: str) -> str:
     return PurePosixPath(source.replace("\\", "/")).name
 
 
-def _data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
     thumbnail = image.convert("RGB")
     thumbnail.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

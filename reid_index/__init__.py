@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import ReidIndexError
+    from .evaluate import evaluate_distances
     from .fingerprint import Fingerprint
     from .gallery import Gallery
     from .metric import Metric
+    from .rerank import Reranking, rerank_distances, rerank_joint
     from .result import Match, Result
     from .shard import Shard, open_shard, write_shard
     from .vectors import ArrayStream
@@ -23,9 +25,13 @@ __all__ = [
     "Match",
     "Metric",
     "ReidIndexError",
+    "Reranking",
     "Result",
     "Shard",
+    "evaluate_distances",
     "open_shard",
+    "rerank_distances",
+    "rerank_joint",
     "verify_gallery",
     "write_shard",
 ]
@@ -37,9 +43,13 @@ _HOME = {
     "Match": "result",
     "Metric": "metric",
     "ReidIndexError": "errors",
+    "Reranking": "rerank",
     "Result": "result",
     "Shard": "shard",
+    "evaluate_distances": "evaluate",
     "open_shard": "shard",
+    "rerank_distances": "rerank",
+    "rerank_joint": "rerank",
     "verify_gallery": "verify",
     "write_shard": "shard",
 }

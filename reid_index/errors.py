@@ -16,6 +16,7 @@
     ├── GalleryExists (FileExistsError)
     ├── GalleryLocked (BlockingIOError)    another process is writing
     ├── CorruptGallery (ValueError)        a file changed or is gone
+    ├── NoGraph (LookupError)              re-ranking needs a neighbour graph that is not there
     ├── FormatTooNew (ValueError)          written by a newer version of this project
     └── MissingExtra (ImportError)         an optional package is not installed
 
@@ -90,6 +91,10 @@ class GalleryLocked(ReidIndexError, BlockingIOError):
 
 class CorruptGallery(ReidIndexError, ValueError):
     """A file of the gallery has changed, is gone or does not fit the others."""
+
+
+class NoGraph(ReidIndexError, LookupError):
+    """Re-ranking needs the gallery's neighbour graph, and it has none, or a stale one."""
 
 
 class FormatTooNew(ReidIndexError, ValueError):

@@ -30,6 +30,16 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: old bytes or new ones, never half of either. Not synced."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file in one step: old bytes or new ones, never half of either."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -2,66 +2,45 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from .attached import attach, check_kind, sweep
 from .errors import (
     BadItems,
     BadShard,
-    CorruptGallery,
     DimensionMismatch,
     ExtractorMismatch,
     GalleryExists,
     UsageError,
 )
-from .files import remove_all_but
 from .fingerprint import Fingerprint
-from .items import STANDARD, stack
-from .knn import Block
-from .manifest import Manifest, commit, describe_shard, read_current, writer_lock
+from .generation import Generation
+from .items import stack
+from .manifest import (
+    AttachedEntry,
+    Manifest,
+    commit,
+    describe_shard,
+    read_current,
+    writer_lock,
+)
 from .metric import Metric
-from .query import Searched, answer
+from .query import Reranker, answer
 from .result import Result
 from .shard import Shard, merge_shards, numbered, open_shard, write_shard
 from .vectors import ArrayStream
 
-
-@dataclass(frozen=True)
-class _Generation:
-    """One generation, opened: nothing in it ever changes."""
-
-    path: Path
-    manifest: Manifest
-
-    @cached_property
-    def shards(self) -> tuple[Shard, ...]:
-        shards = tuple(open_shard(self.path / entry.folder) for entry in self.manifest.shards)
-        for shard, entry in zip(shards, self.manifest.shards, strict=True):
-            if shard.header.rows != entry.rows:
-                raise CorruptGallery(
-                    f"{shard.folder}: shard.json says {shard.header.rows} rows, the manifest "
-                    f"{entry.rows}: restore it from a copy"
-                )
-        return shards
-
-    @cached_property
-    def searched(self) -> Searched:
-        return Searched(
-            blocks=[Block(shard.vectors, shard.header.max_norm) for shard in self.shards],
-            items=stack([shard.items for shard in self.shards] or [_no_items()]),
-            roots=[shard.header.root for shard in self.shards],
-            metric=self.manifest.metric,
-            dim=self.manifest.dim,
-            generation=self.manifest.generation,
-        )
+if TYPE_CHECKING:
+    from .rerank import Reranking
+    from .rerank_gallery import WholeGallery
 
 
 class Gallery:
@@ -72,7 +51,7 @@ class Gallery:
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        self._generation = _Generation(path, manifest)
+        self._generation = Generation(path, manifest)
 
     @classmethod
     def create(
@@ -157,6 +136,11 @@ class Gallery:
         """All items, every standard column present, in the order of the rows."""
         return self._generation.searched.items
 
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Its shards, whose rows in order are the gallery's."""
+        return self._generation.shards
+
     def __len__(self) -> int:
         return self.manifest.rows
 
@@ -175,9 +159,9 @@ class Gallery:
     def _shard_of(self, row: int) -> tuple[Shard, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"there is no row {row}; there are {len(self)}, counted from 0")
-        ends = np.cumsum([shard.header.rows for shard in self._generation.shards])
+        ends = np.cumsum([shard.header.rows for shard in self.shards])
         place = int(np.searchsorted(ends, row, side="right"))
-        shard = self._generation.shards[place]
+        shard = self.shards[place]
         return shard, row - int(ends[place]) + shard.header.rows
 
     def row_of(self, item: int) -> int:
@@ -257,7 +241,7 @@ class Gallery:
         """Commit a generation with one more shard, which `write` writes to the folder it gets."""
         with writer_lock(self.path):
             manifest = read_current(self.path, writing=True)
-            _sweep(self.path, manifest)
+            sweep(self.path, manifest)
             name = f"shards/{manifest.generation + 1:06d}"
             try:
                 write(self.path / name, manifest)
@@ -275,7 +259,41 @@ class Gallery:
                 shards=(*manifest.shards, entry),
             )
             manifest = commit(self.path, manifest)
-        self._generation = _Generation(self.path, manifest)
+        self._generation = Generation(self.path, manifest)
+
+    def attach(self, kind: str, write: Callable[[Path], None], *, generation: int) -> None:
+        """Keep files that were made from the gallery with it, in one commit, in place of the
+        former ones of that kind; this object then sees them.
+
+        kind: "graph" or "calibration". write: fills the empty folder that it gets with files;
+        letters, digits, dots and dashes in their names, no folders.
+        generation: the one that they were made from. Where others have added since, `is_stale`
+        says so at once.
+
+        Raises UsageError (kind, generation, names), GalleryLocked, and what `write` raises; the
+        gallery is then as it was.
+        """
+        manifest = attach(self.path, kind, write, generation=generation)
+        self._generation = Generation(self.path, manifest)
+
+    def attached(self, kind: str) -> Path | None:
+        """The folder of the attachment of that kind, None where there is none."""
+        entry = self._attachment(kind)
+        return None if entry is None else self.path / entry.folder
+
+    def is_stale(self, kind: str) -> bool:
+        """Whether the attachment was made from other rows than are there now.
+
+        Raises UsageError where nothing of that kind is attached.
+        """
+        entry = self._attachment(kind)
+        if entry is None:
+            raise UsageError(f"{self.path}: no {kind} is attached to it")
+        return entry.covers != self.manifest.folders
+
+    def _attachment(self, kind: str) -> AttachedEntry | None:
+        check_kind(kind)
+        return next((entry for entry in self.manifest.attached if entry.kind == kind), None)
 
     def _check_shard(self, shard: Shard) -> None:
         if shard.header.dim != self.dim:
@@ -307,6 +325,8 @@ class Gallery:
         not_camera: Sequence[int] = (),
         threshold: float | None = None,
         combine: str = "mean",
+        rerank: "Reranking | None" = None,
+        rerank_graph: str = "whole",
         fingerprint: Fingerprint | None = None,
     ) -> Result:
         """The k items most like the query among those allowed, exactly.
@@ -317,10 +337,15 @@ class Gallery:
         not be returned; items of unknown camera may. Both apply before the search, so they never
         eat into the k.
         threshold: the smallest similarity, or the largest distance in a Euclidean gallery.
+        rerank: rank by k-reciprocal re-ranked distance instead (see rerank.py), the query alone
+        with the gallery; similarity and threshold stay the original ones.
+        rerank_graph: "whole", the neighbour graph of all rows, whatever is allowed, as published
+        results have it; or "allowed", that of the allowed rows, made for this query.
         fingerprint: of the query's extractor; checked when given.
 
-        Equal scores are ordered by item id. Raises UsageError (k, threshold, combine), WhereError,
-        DimensionMismatch, NotFiniteError, ExtractorMismatch.
+        Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, rerank),
+        WhereError, DimensionMismatch, NotFiniteError, ExtractorMismatch; NoGraph where re-ranking
+        needs a stored graph and there is none for the present rows.
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the query")
@@ -332,7 +357,72 @@ class Gallery:
             not_camera=not_camera,
             threshold=threshold,
             combine=combine,
+            reranker=None
+            if rerank is None or len(self) == 0
+            else self._reranker(rerank, rerank_graph),
         )
+
+    def _reranker(self, rerank: "Reranking", graph: str) -> Reranker:
+        if self.metric is Metric.INNER_PRODUCT:
+            raise UsageError("re-ranking needs distances: an inner product gallery has none")
+        if graph not in ("whole", "allowed"):
+            raise UsageError(f"there is no graph {graph!r} to re-rank with: 'whole' or 'allowed'")
+        if graph == "whole":
+            return self.reranking(rerank)
+        from .rerank_gallery import AllowedRows
+
+        return AllowedRows(self._generation.matrix, self.items["item"].to_numpy(), rerank)
+
+    def reranking(self, rerank: "Reranking") -> "WholeGallery":
+        """Re-ranking of single queries with the graph of all rows, kept for the next query.
+
+        Raises NoGraph where there are too many rows to make the graph now; see `search`.
+        """
+        prepared = self._generation.rerankings
+        if rerank not in prepared:
+            from .graph import read_graph
+            from .rerank_gallery import gallery_reranking
+
+            folder = self.attached("graph")
+            graph, has = None, "no neighbour graph"
+            if folder is not None and self.is_stale("graph"):
+                has = "a stale neighbour graph, items having been added,"
+            elif folder is not None:
+                graph = read_graph(folder)
+                has = f"a neighbour graph for k1 = {graph.k1}"
+            wanted = f"--k1 {rerank.k1} --k2 {rerank.k2}"
+            prepared[rerank] = gallery_reranking(
+                self._generation.matrix,
+                self.items["item"].to_numpy(),
+                rerank,
+                graph=graph if graph is not None and graph.fits(rerank) else None,
+                missing=f"{self.path} has {has} and too many items to make one for a query: run "
+                f"`reid graph {self.path} {wanted}`",
+            )
+        return prepared[rerank]
+
+    def build_graph(self, rerank: "Reranking", *, exact: bool | None = None) -> bool:
+        """Make the neighbour graph of the present rows and keep it with them, in one commit;
+        whether it is exact.
+
+        exact: compare all pairs; None does so up to some 300,000 rows, and beyond asks an
+        approximate index, which answers then say. Adding makes the graph stale. Raises UsageError
+        for an inner product gallery or too few rows, GalleryLocked, NotFiniteError.
+        """
+        if self.metric is Metric.INNER_PRODUCT:
+            raise UsageError("a graph needs distances: an inner product gallery has none")
+        from .graph import make_graph, write_graph
+
+        graph = make_graph(
+            self._generation.matrix,
+            items=self.items["item"].to_numpy(),
+            reranking=rerank,
+            exact=exact,
+        )
+        self.attach(
+            "graph", lambda folder: write_graph(folder, graph), generation=self.manifest.generation
+        )
+        return graph.exact
 
 
 def parse_metric(metric: Metric | str) -> Metric:
@@ -355,13 +445,6 @@ def _refuse_taken(path: Path) -> None:
         raise GalleryExists(f"{path} holds {what} already; choose another folder")
 
 
-def _sweep(path: Path, manifest: Manifest) -> None:
-    """Remove what a crashed writer left in the folder of shards."""
-    shards = path / "shards"
-    if shards.exists():
-        remove_all_but(shards, {Path(entry.folder).name for entry in manifest.shards})
-
-
 def _refuse_unlike(path: Path, manifest: Manifest, new: Shard) -> None:
     """Raise BadItems unless the new shard's columns can stand below those of each present one,
     BadShard unless it has the same arrays."""
@@ -375,10 +458,6 @@ def _refuse_unlike(path: Path, manifest: Manifest, new: Shard) -> None:
 
 def _widths(shard: Shard) -> dict[str, tuple[int, ...]]:
     return {name: array.shape[1:] for name, array in shard.arrays.items()}
-
-
-def _no_items() -> pa.Table:
-    return pa.table({name: pa.nulls(0, kind) for name, kind in STANDARD.items()})
 
 
 def _table(items: pa.Table | Sequence[Mapping[str, Any]] | None, *, rows: int) -> pa.Table:

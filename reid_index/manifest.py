@@ -3,9 +3,10 @@
     CURRENT                   names the present manifest and its sha256; the only file ever replaced
     manifest-000001.json      every file of that generation, with bytes and sha256; immutable
     shards/000001/            immutable
+    attached/000002-graph/    made from the shards; immutable, replaced by another when made again
     lock                      held by the one writer; dies with its process
 
-A commit writes new shards, then a new manifest, then replaces CURRENT in one step: a crash at any
+A commit writes new folders, then a new manifest, then replaces CURRENT in one step: a crash at any
 instant leaves the old generation or the new one.
 """
 
@@ -14,14 +15,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import BadShard, CorruptGallery, FormatTooNew, GalleryLocked, GalleryNotFound
+from .errors import (
+    BadShard,
+    CorruptGallery,
+    FormatTooNew,
+    GalleryLocked,
+    GalleryNotFound,
+    UsageError,
+)
 from .files import json_bytes, sha256_file, sync_file, sync_folder, write_json
 from .fingerprint import Fingerprint
 from .metric import Metric
@@ -45,6 +53,20 @@ class ShardEntry:
     files: Mapping[str, FileEntry]
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttachedEntry:
+    """An attachment as a manifest lists it.
+
+    kind: what it is; a gallery has at most one of each. folder: relative to the gallery. covers:
+    the folders of the shards that it was made from. files: its files by name.
+    """
+
+    kind: str
+    folder: str
+    covers: tuple[str, ...]
+    files: Mapping[str, FileEntry]
+
+
 @dataclass(frozen=True)
 class Previous:
     """The manifest of the generation before, so that the history can be checked too."""
@@ -61,6 +83,7 @@ class Manifest:
     recipe: how to make the extractor again, in the words of whoever built the gallery: a JSON
         object, never interpreted here.
     next_item: the smallest item id not given yet.
+    attached: what was made from the shards and is kept with them; later generations carry it on.
     created: when this generation was committed, UTC.
     previous: filled in by `commit`; None in the first generation.
     """
@@ -74,12 +97,18 @@ class Manifest:
     recipe: Mapping[str, Any]
     next_item: int
     shards: tuple[ShardEntry, ...]
+    attached: tuple[AttachedEntry, ...] = ()
     previous: Previous | None = None
 
     @property
     def rows(self) -> int:
         """Items in all shards together."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the shards, in order."""
+        return tuple(shard.folder for shard in self.shards)
 
     @property
     def file_name(self) -> str:
@@ -152,9 +181,10 @@ def _read_manifest(gallery: Path, current: Mapping[str, Any]) -> Manifest:
 
 def listed_files(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
     """Every file that the manifest lists, with what it should be."""
-    for shard in manifest.shards:
-        for name, entry in shard.files.items():
-            yield gallery / shard.folder / name, entry
+    folders: Iterable[ShardEntry | AttachedEntry] = (*manifest.shards, *manifest.attached)
+    for listed in folders:
+        for name, entry in listed.files.items():
+            yield gallery / listed.folder / name, entry
 
 
 def earlier_manifests(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
@@ -173,13 +203,47 @@ def earlier_manifests(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path,
         previous = _previous_from_json(json.loads(raw)["previous"])
 
 
+def shards_at(gallery: Path, generation: int) -> tuple[str, ...]:
+    """The folders of the shards of a generation up to the present one.
+
+    Raises UsageError where the gallery has no such generation that can be read.
+    """
+    present = read_current(gallery)
+    if present.generation == generation:
+        return present.folders
+    for path, entry in earlier_manifests(gallery, present):
+        if path.name == f"manifest-{generation:06d}.json" and path.is_file():
+            raw = path.read_bytes()
+            if hashlib.sha256(raw).hexdigest() == entry.sha256:
+                return _from_json(json.loads(raw)).folders
+    raise UsageError(f"{gallery} has no generation {generation}; it is at {present.generation}")
+
+
 def describe_shard(gallery: Path, folder: str, *, rows: int) -> ShardEntry:
     """The manifest's entry of a shard that was just written: reads all of its bytes."""
-    files = {}
-    for name in FILES:
-        path = gallery / folder / name
-        files[name] = FileEntry(path.stat().st_size, sha256_file(path))
-    return ShardEntry(folder=folder, rows=rows, files=files)
+    return ShardEntry(folder=folder, rows=rows, files=_describe(gallery / folder, FILES))
+
+
+def describe_attached(
+    gallery: Path, folder: str, *, kind: str, covers: tuple[str, ...]
+) -> AttachedEntry:
+    """The manifest's entry of an attachment that was just written: reads all of its bytes.
+
+    Raises UsageError where a file's name is not letters, digits, dots and dashes.
+    """
+    names = sorted(path.name for path in (gallery / folder).iterdir())
+    for name in names:
+        if not _is_plain(name):
+            raise UsageError(f"an attached file cannot be called {name!r}; give it a plain name")
+    files = _describe(gallery / folder, names)
+    return AttachedEntry(kind=kind, folder=folder, covers=covers, files=files)
+
+
+def _describe(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
+    return {
+        name: FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
+        for name in names
+    }
 
 
 def commit(gallery: Path, manifest: Manifest) -> Manifest:
@@ -252,14 +316,24 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
             {
                 "folder": shard.folder,
                 "rows": shard.rows,
-                "files": {
-                    name: {"bytes": entry.size, "sha256": entry.sha256}
-                    for name, entry in shard.files.items()
-                },
+                "files": _files_to_json(shard.files),
             }
             for shard in manifest.shards
         ],
+        "attached": [
+            {
+                "kind": attached.kind,
+                "folder": attached.folder,
+                "covers": list(attached.covers),
+                "files": _files_to_json(attached.files),
+            }
+            for attached in manifest.attached
+        ],
     }
+
+
+def _files_to_json(files: Mapping[str, FileEntry]) -> dict[str, dict[str, Any]]:
+    return {name: {"bytes": entry.size, "sha256": entry.sha256} for name, entry in files.items()}
 
 
 def _from_json(data: Any) -> Manifest:
@@ -273,6 +347,8 @@ def _from_json(data: Any) -> Manifest:
         recipe=dict(data["recipe"]),
         next_item=int(data["next_item"]),
         shards=tuple(_shard_from_json(shard) for shard in data["shards"]),
+        # Format 1.0 has none.
+        attached=tuple(_attached_from_json(entry) for entry in data.get("attached", ())),
         previous=_previous_from_json(data["previous"]),
     )
 
@@ -294,15 +370,32 @@ def _is_plain(name: str) -> bool:
 
 
 def _shard_from_json(data: Any) -> ShardEntry:
-    folder = data["folder"]
-    names = data["files"]
-    if not re.fullmatch(r"shards/[0-9]+", folder) or not all(map(_is_plain, names)):
-        raise ValueError(f"it lists files outside the gallery ({folder})")
     return ShardEntry(
-        folder=folder,
+        folder=_inside(data["folder"], r"shards/[0-9]+"),
         rows=int(data["rows"]),
-        files={
-            name: FileEntry(int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in data["files"].items()
-        },
+        files=_files_from_json(data),
     )
+
+
+def _attached_from_json(data: Any) -> AttachedEntry:
+    return AttachedEntry(
+        kind=str(data["kind"]),
+        folder=_inside(data["folder"], r"attached/[0-9]+-[a-z]+"),
+        covers=tuple(map(str, data["covers"])),
+        files=_files_from_json(data),
+    )
+
+
+def _inside(folder: str, pattern: str) -> str:
+    if not re.fullmatch(pattern, folder):
+        raise ValueError(f"it lists files outside the gallery ({folder})")
+    return folder
+
+
+def _files_from_json(data: Any) -> dict[str, FileEntry]:
+    if not all(map(_is_plain, data["files"])):
+        raise ValueError(f"it lists files outside the gallery ({data['folder']})")
+    return {
+        name: FileEntry(int(entry["bytes"]), str(entry["sha256"]))
+        for name, entry in data["files"].items()
+    }

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from .errors import DimensionMismatch, NotFiniteError, UsageError
 from .items import STANDARD
 from .knn import Block, Neighbours, nearest
 from .metric import Metric
-from .oracle import best_first
+from .oracle import best_first, score
 from .result import Match, Result
 from .where import compile_where
 
@@ -36,6 +36,32 @@ class Searched:
     generation: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class RerankedRows:
+    """One query's rows by re-ranked distance, nearest first, equal ones by item id; those
+    distances; how they were found, and whether exactly."""
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    path: str
+    exact: bool
+
+
+class Reranker(Protocol):
+    """Re-ranks the allowed rows for one query vector."""
+
+    def __call__(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | None,
+        passing: NDArray[np.bool_] | None,
+    ) -> RerankedRows:
+        """The k best of the passing rows, or fewer where fewer pass. Those are among the allowed
+        ones, the rest of which may take part in a graph. None: all rows."""
+
+
 def answer(
     searched: Searched,
     query: ArrayLike,
@@ -45,6 +71,7 @@ def answer(
     not_camera: Sequence[int],
     threshold: float | None,
     combine: str,
+    reranker: Reranker | None = None,
 ) -> Result:
     """Answer one query; see `Gallery.search` for the arguments and what is raised."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
@@ -58,32 +85,77 @@ def answer(
     times["where"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    found = _search(searched, vectors, k, allowed=allowed)
+    distances: list[float | None]
+    if reranker is None:
+        found = _search(searched, vectors, k, allowed=allowed)
+        kept = len(found.rows)
+        if threshold is not None:
+            kept = int(np.count_nonzero(_reaches(found.scores, threshold, searched.metric)))
+        rows, scores, path, exact = found.rows[:kept], found.scores[:kept], found.path, True
+        distances = [None] * kept
+    else:
+        if len(vectors) > 1:
+            raise UsageError("re-ranking takes one vector: combine several with 'mean'")
+        passing = _passing(searched, vectors[0], threshold, allowed)
+        ranked = reranker(vectors[0], k, allowed=allowed, passing=passing)
+        rows, path, exact = ranked.rows, ranked.path, ranked.exact
+        scores = _scores(searched, vectors[0], rows)
+        distances = ranked.distances.tolist()
     times["search"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    kept = len(found.rows)
-    if threshold is not None:
-        limit = np.float64(threshold)
-        better = found.scores >= limit
-        if not searched.metric.higher_is_better:
-            better = found.scores <= limit
-        kept = int(np.count_nonzero(better))
-    matches = _matches(searched, found.rows[:kept], found.scores[:kept])
+    matches = _matches(searched, rows, scores, distances)
     times["items"] = time.perf_counter() - start
-    rows = searched.items.num_rows
+    total = searched.items.num_rows
     return Result(
         matches=matches,
         k=k,
-        allowed=rows if allowed is None else int(np.count_nonzero(allowed)),
-        rows=rows,
+        allowed=total if allowed is None else int(np.count_nonzero(allowed)),
+        rows=total,
         threshold=threshold,
         metric=searched.metric,
         generation=searched.generation,
-        plan=found.path,
-        exact=True,
+        plan=path,
+        exact=exact,
         seconds=times,
     )
+
+
+def _reaches(scores: NDArray[np.float32], threshold: float, metric: Metric) -> NDArray[np.bool_]:
+    limit = np.float64(threshold)
+    return scores >= limit if metric.higher_is_better else scores <= limit
+
+
+def _passing(
+    searched: Searched,
+    query: NDArray[np.float32],
+    threshold: float | None,
+    allowed: NDArray[np.bool_] | None,
+) -> NDArray[np.bool_] | None:
+    """The allowed rows whose original score reaches the threshold: a re-ranked distance is not
+    comparable between queries, so no threshold applies to it."""
+    if threshold is None:
+        return allowed
+    passing = np.zeros(searched.items.num_rows, np.bool_)
+    rows = np.arange(len(passing)) if allowed is None else np.flatnonzero(allowed)
+    passing[rows] = _reaches(_scores(searched, query, rows), threshold, searched.metric)
+    return passing
+
+
+def _scores(
+    searched: Searched, query: NDArray[np.float32], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The scores of those rows, in that order."""
+    scores = np.empty(len(rows), np.float32)
+    offset = 0
+    for block in searched.blocks:
+        here = np.flatnonzero((rows >= offset) & (rows < offset + len(block.vectors)))
+        for at in range(0, len(here), 8192):
+            some = here[at : at + 8192]
+            part = block.vectors[rows[some] - offset]
+            scores[some] = score(query, part, metric=searched.metric)
+        offset += len(block.vectors)
+    return scores
 
 
 def query_vectors(
@@ -179,7 +251,10 @@ def _search(
 
 
 def _matches(
-    searched: Searched, rows: NDArray[np.int64], scores: NDArray[np.float32]
+    searched: Searched,
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    reranked: Sequence[float | None],
 ) -> tuple[Match, ...]:
     ends = np.cumsum([len(block.vectors) for block in searched.blocks])
     blocks = np.searchsorted(ends, rows, side="right")
@@ -192,9 +267,10 @@ def _matches(
             root=searched.roots[block],
             similarity=value if similar else None,
             distance=None if similar else value,
+            reranked_distance=after,
         )
-        for rank, (record, block, value) in enumerate(
-            zip(records, blocks.tolist(), scores.tolist(), strict=True), start=1
+        for rank, (record, block, value, after) in enumerate(
+            zip(records, blocks.tolist(), scores.tolist(), reranked, strict=True), start=1
         )
     )
 
@@ -206,6 +282,7 @@ def _match(
     root: str,
     similarity: float | None,
     distance: float | None,
+    reranked_distance: float | None,
 ) -> Match:
     box = record["box"]
     return Match(
@@ -224,6 +301,7 @@ def _match(
         box=None if box is None else (box[0], box[1], box[2], box[3]),
         similarity=similarity,
         distance=distance,
+        reranked_distance=reranked_distance,
         extra={
             name: value
             for name, value in record.items()

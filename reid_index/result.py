@@ -37,13 +37,14 @@ class Match:
     similarity: float | None
     distance: float | None
     extra: Mapping[str, Any]
+    reranked_distance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """The answer to one query.
 
-    matches: best first; equal scores are ordered by item id.
+    matches: best first, by score or, re-ranked, by reranked_distance; equal ones by item id.
     k: how many were asked for. allowed: how many rows the where mask and the camera rule left of
     rows. threshold: the score a match had to reach, if any.
     generation: of the gallery that answered. plan: how the search was done, in words; exact:
@@ -69,6 +70,7 @@ class Result:
             return None
         if len(self.matches) == self.allowed:
             return f"only {self.allowed} match: {self.allowed} of {self.rows} items are allowed"
-        return (
-            f"only {len(self.matches)} match: the others are beyond the threshold {self.threshold}"
-        )
+        limit = f"the threshold {self.threshold:g}"
+        if not self.matches:
+            return f"not in this gallery: no allowed item reaches {limit}"
+        return f"only {len(self.matches)} match: the others are beyond {limit}"

@@ -27,7 +27,7 @@ from .items import conform, stack
 from .metric import Metric
 from .vectors import HDF5_ERRORS, NAMES, ArrayStream, map_vectors, write_vectors
 
-FORMAT = (1, 0)
+FORMAT = (1, 1)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")

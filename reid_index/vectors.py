@@ -16,7 +16,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from .errors import BadShard
 
-NAMES = ("global", "parts", "visible")
+_KINDS = {
+    "global": ("float32", "float16"),
+    "parts": ("float32", "float16"),
+    "visible": ("uint8",),
+}
+NAMES = tuple(_KINDS)
 """The data sets of format 1: `global` (N, D) float32 or float16; optional `parts` (N, P, Dp) of
 the same kinds and `visible` (N, P) uint8 of 0 and 1."""
 
@@ -76,24 +81,35 @@ def _write(path: Path, arrays: Mapping[str, ArrayStream]) -> None:
 
 
 def map_vectors(path: Path) -> dict[str, NDArray[np.generic]]:
+    """A shard's arrays, those of NAMES that the file has; see `map_arrays`."""
+    return map_arrays(path, _KINDS)
+
+
+def map_arrays(path: Path, kinds: Mapping[str, tuple[str, ...]]) -> dict[str, NDArray[np.generic]]:
     """Read-only arrays mapped in place, none of their bytes read yet.
 
-    Raises BadShard for a file that is not HDF5, or whose data sets are chunked, compressed, of
-    another byte order. Data sets of other names, which a newer minor format may add, are left.
+    kinds: the types that each data set may have. Raises BadShard for a file that is not HDF5, or
+    whose data sets are chunked, compressed, of another byte order. Data sets of other names, which
+    a newer minor format may add, are left.
     """
     try:
         with h5py.File(path, "r") as file:
-            return {name: _map(path, name, file[name]) for name in NAMES if name in file}
+            return {
+                name: _map(path, name, file[name], allowed)
+                for name, allowed in kinds.items()
+                if name in file
+            }
     except BadShard:
         raise
     except HDF5_ERRORS as error:
         raise BadShard(f"{path}: not a readable HDF5 file: {error!r}; restore it") from None
 
 
-def _map(path: Path, name: str, dataset: h5py.Dataset) -> NDArray[np.generic]:
+def _map(
+    path: Path, name: str, dataset: h5py.Dataset, kinds: tuple[str, ...]
+) -> NDArray[np.generic]:
     if not isinstance(dataset, h5py.Dataset):
         raise BadShard(f"{path}: {name} is a group, not a data set")
-    kinds = ("uint8",) if name == "visible" else ("float32", "float16")
     if dataset.dtype not in [np.dtype(kind) for kind in kinds]:
         raise BadShard(f"{path}: {name} is {dataset.dtype}, expected {' or '.join(kinds)}")
     if dataset.size == 0:

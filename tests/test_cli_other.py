@@ -202,7 +202,19 @@ def test_every_command_has_a_whole_line_of_help():
     assert (
         sorted(lines)
         == sorted(main.commands)
-        == sorted(["build", "query", "inspect", "verify", "extractors", "demo"])
+        == sorted(
+            [
+                "build",
+                "query",
+                "graph",
+                "evaluate",
+                "calibrate",
+                "inspect",
+                "verify",
+                "demo",
+                "extractors",
+            ]
+        )
     )
     for text in lines.values():
         assert text.endswith(".")

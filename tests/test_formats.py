@@ -27,11 +27,11 @@ rank  item  similarity  camera  person  time                  source
 """
 
 CSV = """\
-rank,item,source,camera,person,track,video,start,end,start_s,end_s,box,similarity,distance,frame_first,frame_last,role
-1,0,"a,b.jpg",1,0001,t1,,2024-05-01T12:00:00Z,2024-05-01T12:00:04Z,,,,1.0,,,,probe
-2,1,ü\x1b[31m.jpg,2,0002,,,,,3.25,,,0.5,,,,
-3,2,c.jpg,,,,,,,,,,0.0,,,,
-4,3,d.jpg,2,0001,,,,,,,,-1.0,,,,
+rank,item,source,camera,person,track,video,start,end,start_s,end_s,box,similarity,distance,reranked_distance,frame_first,frame_last,role
+1,0,"a,b.jpg",1,0001,t1,,2024-05-01T12:00:00Z,2024-05-01T12:00:04Z,,,,1.0,,,,,probe
+2,1,ü\x1b[31m.jpg,2,0002,,,,,3.25,,,0.5,,,,,
+3,2,c.jpg,,,,,,,,,,0.0,,,,,
+4,3,d.jpg,2,0001,,,,,,,,-1.0,,,,,
 """
 
 HEADER = CSV.splitlines()[0]
@@ -167,7 +167,7 @@ def test_csv_has_boxes_and_sets_as_json_in_one_cell(place):
         type(answer)(**(vars(answer) | {"matches": (match,)})), columns=["camera", "tags", "age"]
     )
     row = next(csv.DictReader(text.splitlines()))
-    assert list(row)[-3:] == ["distance", "tags", "age"]
+    assert list(row)[-3:] == ["reranked_distance", "tags", "age"]
     assert json.loads(row["box"]) == [1, 2, 3.5, 4]
     assert json.loads(row["tags"]) == ["hat", "bag"]
 

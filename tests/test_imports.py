@@ -18,15 +18,24 @@ HEAVY = {
     "h5py",
     "jinja2",
     "lark",
+    "matplotlib",
+    "numba",
     "numpy",
     "onnxruntime",
     "openvino",
     "PIL",
     "pyarrow",
+    "scipy",
     "torch",
     "tqdm",
 }
-LOADED_LATE = {f"cli/{name}.py" for name in ("figure", "formats", "sheet", "target", "world")}
+LOADED_LATE = {
+    f"cli/{name}.py"
+    for name in (
+        *("figure", "formats", "judge", "judge_report", "plots", "report", "sheet", "sides"),
+        *("target", "world"),
+    )
+}
 EXTRACTORS_MAY = {"errors", "files", "fingerprint", "items", "metric", "shard", "vectors"}
 
 
@@ -90,8 +99,18 @@ except ImportError:
 
 @pytest.mark.parametrize("path", files("reid_index"), ids=lambda path: path.name)
 def test_the_core_imports_nothing_above_it(path: Path) -> None:
-    above = {"extractors", "cli", "benchmarks", "tests", "torch", "onnxruntime", "openvino"}
+    above = {"extractors", "cli", "benchmarks", "tests", "onnxruntime", "openvino"}
     assert top_level(imports_of(path, everywhere=True)) & above == set()
+    assert "torch" not in top_level(imports_of(path, everywhere=False))
+
+
+def test_only_one_file_of_the_core_uses_torch() -> None:
+    users = [
+        path.name
+        for path in files("reid_index")
+        if "torch" in top_level(imports_of(path, everywhere=True))
+    ]
+    assert users == ["rerank_torch.py"]
 
 
 @pytest.mark.parametrize("path", files("extractors"), ids=lambda path: path.name)

@@ -47,7 +47,7 @@ def test_every_source_and_data_file_is_inside(names: set[str]) -> None:
         str(path.relative_to(REPOSITORY))
         for package in ("reid_index", "extractors", "cli")
         for path in (REPOSITORY / package).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.parent.name != "__pycache__"
     }
     packed = {name for name in names if ".dist-info/" not in name}
     assert packed == expected

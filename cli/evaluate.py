@@ -1,0 +1,188 @@
+"""`reid evaluate`: the field's figures for queries against a gallery."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from reid_index.errors import UsageError
+
+from .extractor_options import make_preprocess, preprocess_options
+from .rerank_options import make_reranking, refuse_without_rerank, rerank_options
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .judge import Question
+
+_TOLD = 30
+"""Queries without a match that are named one by one."""
+
+_TABLES = (".csv", ".parquet")
+
+
+@click.command(name="evaluate")
+@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("queries", type=click.Path(path_type=Path))
+@click.option("--protocol", default="market1501", show_default=True, help="See docs/measures.md.")
+@click.option(
+    "--split", type=click.Path(path_type=Path), help="A list: which files are query and gallery."
+)
+@click.option("--split-number", type=int, default=0, help="Of a dataset that has several, from 0.")
+@click.option("--extractor", metavar="NAME", help="For dataset folders [default: the gallery's]")
+@click.option("--weights", type=click.Path(path_type=Path), help="The extractor's model file.")
+@preprocess_options
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda.")
+@click.option(
+    "--rerank",
+    type=click.Choice(["joint", "query"]),
+    help="All queries in one graph with the gallery, as papers do; or each query alone.",
+)
+@rerank_options
+@click.option("--ap", "ap_rule", type=click.Choice(["standard", "trapezoid"]))
+@click.option(
+    "--unanswerable",
+    type=click.Choice(["skip", "zero"]),
+    help="Queries without a match: left out of the means, or counted as 0.",
+)
+@click.option("--at", type=click.IntRange(1), help="Cut the lists at this rank: mAP@K.")
+@click.option(
+    "--unlabelled",
+    type=click.Choice(["refuse", "distractor", "drop"]),
+    default="refuse",
+    show_default=True,
+    help="Rows without a person.",
+)
+@click.option(
+    "--with",
+    "others",
+    nargs=2,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="GALLERY QUERIES",
+    help="The same items by another extractor, to be fused. Can be given again.",
+)
+@click.option(
+    "--fuse",
+    type=click.Choice(["rrf", "min_max", "z_score"]),
+    default="rrf",
+    show_default=True,
+    help="How rankings are joined: reciprocal ranks, or normalised scores.",
+)
+@click.option("--fuse-weights", metavar="A,B,…", help="One for each extractor, GALLERY's first.")
+@click.option("--report", type=click.Path(path_type=Path), help="A folder: HTML page and pictures.")
+@click.option("--per-query", type=click.Path(path_type=Path), help="A .csv or .parquet file.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+def command(gallery: Path, queries: Path, form: str, **options: Any) -> None:
+    """Evaluate QUERIES against GALLERY: mAP, mINP and CMC.
+
+    Both are a gallery, a shard, or the folder of a dataset, which is then embedded.
+    """
+    import json
+
+    from reid_index.evaluate import as_record, per_query
+
+    from .judge import judge
+
+    path, report = options.pop("per_query"), options.pop("report")
+    if path is not None and path.suffix.lower() not in _TABLES:
+        raise UsageError(f"--per-query {path}: a .csv or .parquet file, please")
+    judged = judge(_question(gallery, queries, **options))
+    table = per_query(judged.final, judged.labelled, judged.queries.items)
+    _tell_unanswerable(table)
+    record = as_record(judged.final, rerank=judged.rerank)
+    record["seconds"] = round(sum(judged.final.seconds.values()), 3)
+    # Before the files, so that one that cannot be written does not cost the figures.
+    click.echo(json.dumps(record) + "\n" if form == "json" else _table(record), nl=False)
+    if path is not None:
+        _write_table(path, table)
+    if report is not None:
+        from .judge_report import write_judged
+
+        write_judged(report, judged)
+
+
+def _question(
+    gallery: Path,
+    queries: Path,
+    *,
+    k1: int,
+    k2: int,
+    lambda_: float,
+    fuse: Literal["rrf", "min_max", "z_score"],
+    fuse_weights: str | None,
+    **options: Any,
+) -> "Question":
+    from reid_index.fusion import Fusion
+
+    from .judge import Question
+
+    names = ("card", "input_size", "color_order", "scale", "mean", "std", "interpolation")
+    if options["rerank"] is None:
+        refuse_without_rerank()
+    preprocess = make_preprocess(**{name: options.pop(name) for name in names})
+    if fuse_weights is not None and not options["others"]:
+        raise UsageError("--fuse-weights belongs to --with")
+    return Question(
+        gallery=gallery,
+        queries=queries,
+        preprocess=preprocess,
+        reranking=make_reranking(k1=k1, k2=k2, lambda_=lambda_),
+        fusion=Fusion(method=fuse, weights=_weights(fuse_weights)),
+        **options,
+    )
+
+
+def _weights(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--fuse-weights {text!r}: numbers with commas between") from None
+
+
+def _tell_unanswerable(table: "pa.Table") -> None:
+    """Name the queries that have no match, on standard error."""
+    import pyarrow.compute as pc
+
+    from .formats import printable
+
+    none = table.filter(pc.equal(table["relevant"], 0))
+    if none.num_rows == 0:
+        return
+    click.echo(f"{none.num_rows} of {table.num_rows} queries have no match:", err=True)
+    for row in none.slice(0, _TOLD).to_pylist():
+        place = "" if row["camera"] is None else f", camera {row['camera']}"
+        name = row["source"] or f"item {row['item']}"
+        click.echo(printable(f"  {name} (person {row['person']}{place})"), err=True)
+    if none.num_rows > _TOLD:
+        click.echo(f"  and {none.num_rows - _TOLD} more; --per-query FILE has them", err=True)
+
+
+def _write_table(path: Path, table: "pa.Table") -> None:
+    """Write a .csv or .parquet file in one step."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    csv = path.suffix.lower() == ".csv"
+    write = pyarrow.csv.write_csv if csv else pyarrow.parquet.write_table
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(table, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _table(record: dict[str, Any]) -> str:
+    from .formats import aligned
+
+    return aligned(
+        [
+            [name, f"{value:.4f}" if isinstance(value, float) else str(value or "-")]
+            for name, value in record.items()
+        ]
+    )

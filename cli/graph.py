@@ -1,0 +1,43 @@
+"""`reid graph`: the neighbour graph that re-ranking uses, made (again) and kept with a gallery."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .rerank_options import make_reranking, rerank_options
+
+if TYPE_CHECKING:
+    from reid_index import Gallery, Reranking
+
+
+@click.command(name="graph")
+@click.argument("gallery", type=click.Path(path_type=Path))
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "exact", "approximate"]),
+    default="auto",
+    show_default=True,
+    help="Compare all pairs, or ask an approximate index; auto: exact up to 300,000 items.",
+)
+@rerank_options
+def command(gallery: Path, mode: str, k1: int, k2: int, lambda_: float) -> None:
+    """Make the neighbour graph that re-ranking uses.
+
+    `reid query --rerank` needs it in galleries of more than some 10,000 items. Adding items makes
+    it stale; run this again then.
+    """
+    from reid_index import Gallery
+
+    opened = Gallery.open(gallery)
+    build_graph(opened, make_reranking(k1=k1, k2=k2, lambda_=lambda_), mode=mode)
+
+
+def build_graph(gallery: "Gallery", reranking: "Reranking", *, mode: str) -> None:
+    """Make the graph and say on standard error what was made."""
+    wanted = {"auto": None, "exact": True, "approximate": False}[mode]
+    kind = "exact" if gallery.build_graph(reranking, exact=wanted) else "approximate"
+    click.echo(
+        f"{gallery.path}: neighbour graph of {len(gallery):,} items, k1 = {reranking.k1}, {kind}",
+        err=True,
+    )

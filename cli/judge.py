@@ -1,0 +1,256 @@
+"""Evaluating two sides: opened, labelled, scored, perhaps re-ranked or fused, measured."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extractors import open_extractor
+from extractors.pictures import Source
+from reid_index import Metric, Reranking, rerank_joint
+from reid_index.errors import UsageError
+from reid_index.evaluate import Evaluation, evaluate
+from reid_index.fusion import FusedScores, Fusion
+from reid_index.graph import Graph, make_graph, read_graph
+from reid_index.protocol import Labelled, get_protocol, label
+from reid_index.rerank_query import QueryReranking, QueryScores
+from reid_index.scores import MatrixScores, Scores, VectorScores
+
+from . import sides
+from .sides import Side
+
+if TYPE_CHECKING:
+    from extractors.extractor import Extractor
+    from extractors.preprocess import Preprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is to be evaluated, as `reid evaluate` takes it; see its options."""
+
+    gallery: Path
+    queries: Path
+    protocol: str = "market1501"
+    split: Path | None = None
+    split_number: int = 0
+    extractor: str | None = None
+    weights: Path | None = None
+    preprocess: "Preprocess | None" = None
+    device: str = "cpu"
+    rerank: str | None = None
+    reranking: Reranking = field(default_factory=Reranking)
+    ap_rule: str | None = None
+    unanswerable: str | None = None
+    at: int | None = None
+    unlabelled: str = "refuse"
+    others: tuple[tuple[Path, Path], ...] = ()
+    fusion: Fusion = field(default_factory=lambda: Fusion(method="rrf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An evaluation and what it was made of.
+
+    gallery, queries: the rows that were kept; labelled: who these rows are. scores: what the final
+    figures rank by; plain: what the vectors alone say, before re-ranking and fusion.
+    same_item: equal ids on both sides are one item. rerank: in words, None without.
+    """
+
+    question: Question
+    gallery: Side
+    queries: Side
+    labelled: Labelled
+    scores: Scores
+    plain: Scores
+    final: Evaluation
+    same_item: bool
+    rerank: str | None
+
+    def before(self) -> Evaluation:
+        """The evaluation without re-ranking and fusion, of GALLERY alone."""
+        return _measured(self.question, self.plain, self.labelled, self.same_item)
+
+
+def judge(question: Question) -> Judged:
+    """Evaluate. Raises what the sides, the labels, re-ranking and the measures raise."""
+    start = time.perf_counter()
+    get_protocol(question.protocol)
+    gallery, queries = _open(question)
+    labelled = label(queries.items, gallery.items, unlabelled=question.unlabelled)
+    gallery = _kept(gallery, labelled.gallery_rows)
+    queries = _kept(queries, labelled.query_rows)
+    labelled = replace(
+        labelled,
+        query_rows=np.arange(len(labelled.query)),
+        gallery_rows=np.arange(len(labelled.gallery)),
+    )
+    same_item = _same_gallery(question.gallery, question.queries)
+    opened = time.perf_counter()
+    plain = _plain(gallery, queries)
+    scores, exact = _ranked_by(question, gallery, queries, labelled, plain)
+    ready = time.perf_counter()
+    final = _measured(question, scores, labelled, same_item)
+    return Judged(
+        question=question,
+        gallery=gallery,
+        queries=queries,
+        labelled=labelled,
+        scores=scores,
+        plain=plain,
+        final=replace(
+            final, seconds={"open": opened - start, "prepare": ready - opened, **final.seconds}
+        ),
+        same_item=same_item,
+        rerank=None
+        if question.rerank is None
+        else f"{question.rerank} k1={question.reranking.k1} k2={question.reranking.k2} "
+        f"lambda={question.reranking.lambda_:g}" + ("" if exact else ", approximate graph"),
+    )
+
+
+def _measured(
+    question: Question, scores: Scores, labelled: Labelled, same_item: bool
+) -> Evaluation:
+    return evaluate(
+        scores,
+        labelled,
+        protocol=get_protocol(question.protocol),
+        ap_rule=question.ap_rule,
+        unanswerable=question.unanswerable,
+        at=question.at,
+        same_item=same_item,
+    )
+
+
+def _same_gallery(gallery: Path, queries: Path) -> bool:
+    """Whether both are one gallery or shard, or one is a shard of the other: ids are the same."""
+    if "dataset" in (sides.kind_of(gallery), sides.kind_of(queries)):
+        return False
+    one, other = gallery.resolve(), queries.resolve()
+    return one == other or one in other.parents or other in one.parents
+
+
+def _open(question: Question) -> tuple[Side, Side]:
+    """Gallery and queries, of one extractor and metric; tracklets are pooled."""
+    paths = {"gallery": question.gallery, "query": question.queries}
+    folders = [part for part, path in paths.items() if sides.kind_of(path) == "dataset"]
+    made = (question.extractor, question.weights, question.preprocess)
+    if not folders and made != (None, None, None):
+        raise UsageError("--extractor is for dataset folders: galleries and shards have vectors")
+    sources = _sources(question, {part: paths[part] for part in folders})
+    both = {part: sides.stored_side(paths[part]) for part in paths if part not in folders}
+    if folders:
+        like = next(iter(both.values()), None)
+        extractor = _extractor(question, like)
+        for part in folders:
+            if like is not None:
+                sides.check_extractor(paths[part], extractor.fingerprint, like)
+            metric = Metric.COSINE if like is None else like.metric
+            both[part] = sides.dataset_side(paths[part], sources[part], extractor, metric=metric)
+    sides.check_comparable(both["gallery"], both["query"])
+    if question.split is not None:
+        both = {part: sides.apply_split(both[part], question.split, part) for part in both}
+    if question.protocol in sides.VIDEO:
+        both = {part: sides.pooled(side) for part, side in both.items()}
+    return both["gallery"], both["query"]
+
+
+def _sources(question: Question, folders: Mapping[str, Path]) -> dict[str, Source]:
+    """Which pictures of the dataset folders (part → folder) each side is made of."""
+    split = question.split
+    if split is not None:
+        return {part: sides.split_pictures(path, split, part) for part, path in folders.items()}
+    datasets = {
+        path: sides.read_dataset(path, question.protocol, split=question.split_number)
+        for path in dict.fromkeys(folders.values())
+    }
+    return {
+        part: datasets[path].query if part == "query" else datasets[path].gallery
+        for part, path in folders.items()
+    }
+
+
+def _extractor(question: Question, like: Side | None) -> "Extractor":
+    """The gallery's, unless one is named."""
+    if question.extractor is None and like is not None and like.gallery is not None:
+        if question.preprocess is not None:
+            raise UsageError("how crops are fed to a model belongs to --extractor; name it, too")
+        return sides.recipe_of(like.gallery, weights=question.weights, device=question.device)
+    return open_extractor(
+        question.extractor or "stripes",
+        weights=question.weights,
+        preprocess=question.preprocess,
+        device=question.device,
+    )
+
+
+def _kept(side: Side, rows: NDArray[np.int64]) -> Side:
+    return side if len(rows) == side.items.num_rows else side.take(rows)
+
+
+def _all(side: Side) -> NDArray[np.float32]:
+    return side.matrix(np.arange(side.items.num_rows))
+
+
+def _plain(gallery: Side, queries: Side) -> Scores:
+    return VectorScores(_all(queries), gallery.blocks, metric=gallery.metric)
+
+
+def _ranked_by(
+    question: Question, gallery: Side, queries: Side, labelled: Labelled, plain: Scores
+) -> tuple[Scores, bool]:
+    """What the figures rank by, and whether re-ranking knew every neighbour."""
+    scores, exact = plain, True
+    if question.rerank is not None:
+        scores, exact = _reranked(question, gallery, queries, labelled)
+    if not question.others:
+        return scores, exact
+    sources = [scores]
+    alone = replace(question, split=None, extractor=None, weights=None, preprocess=None)
+    for other_gallery, other_queries in question.others:
+        both = _open(replace(alone, gallery=other_gallery, queries=other_queries))
+        its_gallery = sides.same_rows(gallery, both[0])
+        its_queries = sides.same_rows(queries, both[1])
+        scores = _plain(its_gallery, its_queries)
+        if question.rerank is not None:
+            scores, its_exact = _reranked(question, its_gallery, its_queries, labelled)
+            exact &= its_exact
+        sources.append(scores)
+    return FusedScores(sources, items=labelled.gallery.item, fusion=question.fusion), exact
+
+
+def _reranked(
+    question: Question, gallery: Side, queries: Side, labelled: Labelled
+) -> tuple[Scores, bool]:
+    if gallery.metric is Metric.INNER_PRODUCT:
+        raise UsageError("re-ranking needs distances: inner products are none")
+    items, reranking = labelled.gallery.item, question.reranking
+    asked, searched = _all(queries), _all(gallery)
+    if question.rerank == "query":
+        graph = _graph(gallery, searched, items, reranking)
+        alone = QueryReranking(vectors=searched, items=items, graph=graph, reranking=reranking)
+        return QueryScores(asked, alone), graph.exact
+    if question.device == "cpu":
+        return rerank_joint(asked, searched, items=items, reranking=reranking), True
+    from reid_index.rerank_torch import joint_torch
+
+    found = joint_torch(asked, searched, items=items, reranking=reranking, device=question.device)
+    return MatrixScores(found.cpu().numpy()), True
+
+
+def _graph(
+    gallery: Side, vectors: NDArray[np.float32], items: NDArray[np.int64], reranking: Reranking
+) -> Graph:
+    """The graph that is kept with the gallery, where it is of just these rows and for these
+    parameters; or one made now."""
+    whole = gallery.gallery
+    folder = None if whole is None else whole.attached("graph")
+    if whole is not None and folder is not None and not whole.is_stale("graph"):
+        kept = read_graph(folder)
+        if kept.fits(reranking):
+            return kept
+    return make_graph(vectors, items=items, reranking=reranking)

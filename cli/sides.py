@@ -1,0 +1,310 @@
+"""The two sides of an evaluation: galleries, shards or dataset folders, as vectors and items."""
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from extractors import DESCRIPTIONS, open_recipe
+from extractors.datasets import Dataset, differences, open_dataset
+from extractors.harvest import Pace, harvest
+from extractors.images import silence_pillow_warnings
+from extractors.pictures import Source, find_pictures, read_items
+from extractors.tracklets import pool_tracklets
+from reid_index import Fingerprint, Gallery, Metric, open_shard
+from reid_index.errors import BadItems, BadSource, ExtractorMismatch, NothingToIndex, UsageError
+from reid_index.items import stack
+from reid_index.threads import cores
+
+from .formats import aligned, printable
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from extractors.extractor import Extractor
+
+VIDEO = ("mars-official", "mars-torchreid", "ilids-vid", "prid2011")
+"""Protocols whose items are tracklets: the frames of each are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Vectors and items of one side.
+
+    blocks: (n, D) float32 or float16 each, together the rows of items; of length 1 for cosine.
+    roots: per row, the folder that `source` is relative to. gallery: where it is one, whole.
+    """
+
+    path: Path
+    blocks: list[NDArray[np.generic]]
+    items: pa.Table
+    roots: NDArray[np.object_]
+    metric: Metric
+    fingerprint: Fingerprint
+    gallery: Gallery | None = None
+
+    def matrix(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of some rows, float32 (n, D), copied."""
+        dim = self.blocks[0].shape[1] if self.blocks else 0
+        found = np.empty((len(rows), dim), np.float32)
+        offset = 0
+        for block in self.blocks:
+            here = (rows >= offset) & (rows < offset + len(block))
+            found[here] = block[rows[here] - offset]
+            offset += len(block)
+        return found
+
+    def take(self, rows: NDArray[np.int64]) -> "Side":
+        """Those rows alone, in that order."""
+        return replace(
+            self,
+            blocks=[self.matrix(rows)],
+            items=self.items.take(pa.array(rows)),
+            roots=self.roots[rows],
+            gallery=None,
+        )
+
+
+def kind_of(path: Path) -> str:
+    """What a side is: "gallery", "shard" or "dataset"."""
+    if (path / "CURRENT").exists():
+        return "gallery"
+    return "shard" if (path / "shard.json").exists() else "dataset"
+
+
+def stored_side(path: Path) -> Side:
+    """All rows of a gallery or shard."""
+    return gallery_side(path) if kind_of(path) == "gallery" else shard_side(path)
+
+
+def gallery_side(path: Path) -> Side:
+    """All rows of a gallery."""
+    gallery = Gallery.open(path)
+    shards = gallery.shards
+    roots = [np.full(shard.header.rows, shard.header.root, object) for shard in shards]
+    return Side(
+        path=path,
+        blocks=[shard.vectors for shard in shards],
+        items=gallery.items,
+        roots=np.concatenate([np.empty(0, object), *roots]),
+        metric=gallery.metric,
+        fingerprint=gallery.fingerprint,
+        gallery=gallery,
+    )
+
+
+def shard_side(path: Path) -> Side:
+    """All rows of a shard; where they have no ids, their numbers are."""
+    shard = open_shard(path)
+    items = shard.items
+    if items["item"].null_count:
+        numbers = pa.array(np.arange(items.num_rows))
+        items = items.set_column(items.column_names.index("item"), "item", numbers)
+    return Side(
+        path=path,
+        blocks=[shard.vectors],
+        items=items,
+        roots=np.full(shard.header.rows, shard.header.root, object),
+        metric=shard.header.metric,
+        fingerprint=shard.header.fingerprint,
+    )
+
+
+def dataset_side(path: Path, source: Source, extractor: "Extractor", *, metric: Metric) -> Side:
+    """The people of one part of a dataset, through an extractor. Raises NothingToIndex."""
+    if source.count == 0:
+        raise NothingToIndex(f"{path}: one side has no pictures; both are needed")
+    silence_pillow_warnings()
+    skipped: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch, progress_bar(source.count, unit="crop") as bar:
+        taken = harvest(
+            source,
+            extractor,
+            Path(scratch) / "parts",
+            metric=metric,
+            pace=Pace(workers=cores()),
+            on_skip=lambda error: skipped.append(str(error)),
+            progress=bar.update,
+        )
+        if not taken.parts:
+            raise NothingToIndex(f"{path}: not one of {source.count} pictures can be read")
+        shards = [open_shard(part) for part in taken.parts]
+        vectors = np.concatenate([np.array(shard.vectors) for shard in shards])
+        items = stack([shard.items for shard in shards])
+    for line in skipped[:20]:
+        click.echo(f"skipped: {printable(line)}", err=True)
+    if skipped:
+        click.echo(f"{path}: {len(skipped):,} of {source.count:,} were skipped", err=True)
+    return Side(
+        path=path,
+        blocks=[vectors],
+        items=items,
+        roots=np.full(len(vectors), str(source.root), object),
+        metric=metric,
+        fingerprint=extractor.fingerprint,
+    )
+
+
+def read_dataset(path: Path, protocol: str, *, split: int) -> Dataset:
+    """A dataset folder; its counts beside the published ones go to standard error."""
+    if not path.exists():
+        raise BadSource(f"{path}: there is no such gallery, shard or dataset folder")
+    dataset = open_dataset(path, protocol, split=split)
+    rows = [[protocol, "found", "published"]]
+    rows += [
+        [name, f"{dataset.found[name]:,}", f"{number:,}"]
+        for name, number in dataset.published.items()
+    ]
+    if len(rows) > 1:
+        click.echo(aligned(rows), nl=False, err=True)
+    for line in differences(dataset):
+        click.echo(f"differs: {printable(line)}", err=True)
+    return dataset
+
+
+def recipe_of(gallery: Gallery, *, weights: Path | None, device: str) -> "Extractor":
+    """The extractor that a gallery was built with. Raises what `open_recipe` raises."""
+    if gallery.manifest.recipe.get("extractor") not in DESCRIPTIONS:
+        raise UsageError(
+            f"{gallery.path}: its vectors were made elsewhere, so no pictures can be embedded like "
+            "them; give a gallery or shard of the same extractor for the other side, too"
+        )
+    return open_recipe(gallery.manifest.recipe, weights=weights, device=device)
+
+
+def pooled(side: Side) -> Side:
+    """One row for each tracklet; see `pool_tracklets`."""
+    vectors, items = pool_tracklets(side.matrix(np.arange(side.items.num_rows)), side.items)
+    if side.metric is Metric.COSINE:
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        vectors = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
+    first = dict(zip(reversed(side.items["source"].to_pylist()), reversed(side.roots), strict=True))
+    roots = np.array([first[source] for source in items["source"].to_pylist()], object)
+    return replace(side, blocks=[vectors], items=items, roots=roots, gallery=None)
+
+
+def check_comparable(gallery: Side, queries: Side) -> None:
+    """Raise ExtractorMismatch or UsageError unless the sides' vectors can be compared."""
+    check_extractor(queries.path, queries.fingerprint, gallery)
+    if queries.metric is not gallery.metric:
+        raise UsageError(
+            f"{queries.path} is compared by {queries.metric}, {gallery.path} by {gallery.metric}: "
+            "build both for the same"
+        )
+
+
+def check_extractor(path: Path, fingerprint: Fingerprint, other: Side) -> None:
+    """Raise ExtractorMismatch unless vectors of that fingerprint compare with those of `other`."""
+    differs = fingerprint.differences(other.fingerprint)
+    if differs:
+        raise ExtractorMismatch(
+            f"{path} comes from another extractor than {other.path} ({'; '.join(differs)}): their "
+            "vectors cannot be compared; use the same for both"
+        )
+
+
+def apply_split(side: Side, path: Path, part: str) -> Side:
+    """The rows of a side that a list puts into `part`, with the persons and cameras that it tells.
+
+    The list, CSV or Parquet, has the columns file and split (query, gallery, train), and perhaps
+    person and camera. Its files are `source`s, or paths that end as they do, or else the names of
+    them. Raises BadSource, BadItems.
+    """
+    table = _part_of(path, part)
+    sources = [source or "" for source in side.items["source"].to_pylist()]
+    chosen = side.take(_rows_of(side, sources, table["file"].to_pylist(), path))
+    items = chosen.items
+    for name in ("person", "camera"):
+        told = pc.coalesce(table[name], items[name])
+        items = items.set_column(items.column_names.index(name), name, told)
+    return replace(chosen, items=items)
+
+
+def split_pictures(folder: Path, path: Path, part: str) -> Source:
+    """The pictures of a folder that a list puts into `part`, junk too; see `apply_split`."""
+    files = {os.path.basename(file) for file in _part_of(path, part)["file"].to_pylist()}
+    whole = find_pictures([folder], keep_junk=True)
+    chosen = [picture for picture in whole.pictures() if picture.path.name in files]
+    if not chosen:
+        raise BadItems(f"{path}: none of its files for the split {part!r} is in {folder}")
+    return replace(whole, count=len(chosen), pictures=lambda: iter(chosen))
+
+
+def _part_of(path: Path, part: str) -> pa.Table:
+    table = read_items(path)
+    if not {"file", "split"} <= set(table.column_names):
+        raise BadSource(f"{path}: a split is a list with the columns file and split")
+    table = table.filter(pc.equal(table["split"].cast(pa.string()), part))
+    if table.num_rows == 0:
+        raise BadSource(f"{path}: no row has the split {part!r}")
+    files = table["file"].cast(pa.string())
+    if files.null_count:
+        raise BadSource(f"{path}: {files.null_count} rows of the split {part!r} name no file")
+    return table.set_column(table.column_names.index("file"), "file", files)
+
+
+def _rows_of(
+    side: Side, places: "Sequence[str]", files: "Sequence[str]", path: Path
+) -> NDArray[np.int64]:
+    """The row of each file that `path` names; places: of the rows of a side, "" if not known."""
+    by_place: dict[str, list[int]] = {}
+    by_name: dict[str, list[int]] = {}
+    for row, place in enumerate(places):
+        if place:
+            by_place.setdefault(place, []).append(row)
+            by_name.setdefault(os.path.basename(place), []).append(row)
+    rows: dict[int, str] = {}
+    missing = []
+    for file in files:
+        named = by_name.get(os.path.basename(file), [])
+        alike = [row for row in named if _ends_alike(places[row], file)]
+        found = by_place.get(file) or alike or named
+        if len(found) > 1:
+            raise BadItems(
+                f"{path}: {file!r} may be {len(found)} items of {side.path}; give longer paths"
+            )
+        if not found:
+            missing.append(file)
+        elif found[0] in rows:
+            raise BadItems(
+                f"{path}: {rows[found[0]]!r} and {file!r} are one item of {side.path}; name it once"
+            )
+        else:
+            rows[found[0]] = file
+    if missing:
+        raise BadItems(
+            f"{path}: {len(missing)} of its {len(files)} files are not in {side.path} "
+            f"({missing[0]!r}, …): it is another data set's, or the gallery is not whole"
+        )
+    return np.array(list(rows), np.int64)
+
+
+def _ends_alike(one: str, other: str) -> bool:
+    return one.endswith(f"/{other}") or other.endswith(f"/{one}")
+
+
+def same_rows(first: Side, other: Side) -> Side:
+    """The rows of `other` for the items of `first`, in its order; matched by source and box.
+
+    Raises BadItems.
+    """
+    wanted = _places(first)
+    if not all(wanted):
+        raise BadItems(f"{first.path}: items without a source cannot be found in {other.path}")
+    return other.take(_rows_of(other, _places(other), wanted, first.path))
+
+
+def _places(side: Side) -> list[str]:
+    rows = zip(side.items["source"].to_pylist(), side.items["box"].to_pylist(), strict=True)
+    return [
+        source if box is None or not source else f"{source} @{box}"
+        for source, box in ((source or "", box) for source, box in rows)
+    ]

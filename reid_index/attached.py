@@ -1,0 +1,59 @@
+"""What is made from a gallery's rows and kept with them: the neighbour graph, the calibration."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .errors import UsageError
+from .files import remove_all_but, write_folder
+from .manifest import (
+    Manifest,
+    commit,
+    describe_attached,
+    read_current,
+    shards_at,
+    writer_lock,
+)
+
+ATTACHABLE = ("graph", "calibration")
+"""The kinds of attachments."""
+
+
+def attach(gallery: Path, kind: str, write: Callable[[Path], None], *, generation: int) -> Manifest:
+    """Commit a generation with the folder that `write` fills; see `Gallery.attach`."""
+    check_kind(kind)
+    with writer_lock(gallery):
+        manifest = read_current(gallery, writing=True)
+        covers = shards_at(gallery, generation)
+        sweep(gallery, manifest)
+        name = f"attached/{manifest.generation + 1:06d}-{kind}"
+        try:
+            write_folder(gallery / name, write)
+            entry = describe_attached(gallery, name, kind=kind, covers=covers)
+        except BaseException:
+            shutil.rmtree(gallery / name, ignore_errors=True)
+            raise
+        # The former folder stays until the next commit: an older generation may be open.
+        others = [other for other in manifest.attached if other.kind != kind]
+        manifest = replace(
+            manifest,
+            generation=manifest.generation + 1,
+            created=datetime.now(UTC),
+            attached=(*others, entry),
+        )
+        return commit(gallery, manifest)
+
+
+def check_kind(kind: str) -> None:
+    """Raise UsageError unless a gallery can have an attachment of that kind."""
+    if kind not in ATTACHABLE:
+        raise UsageError(f"there is no attachment {kind!r}; there are {', '.join(ATTACHABLE)}")
+
+
+def sweep(path: Path, manifest: Manifest) -> None:
+    """Remove shards and attachments that no manifest or only a former one lists."""
+    for name, listed in (("shards", manifest.shards), ("attached", manifest.attached)):
+        if (path / name).exists():
+            remove_all_but(path / name, {Path(entry.folder).name for entry in listed})

@@ -1,0 +1,478 @@
+"""The nearest neighbours of every row among all rows, and how far its farthest lies: exact.
+
+What a neighbour is does not depend on tiles, threads or the matrix product: the product in single
+precision only finds candidates. They are scored again as `squared_distance` defines, in double
+precision and rounded once, and more are looked at until its rounding cannot have hidden a nearer
+one. Equal distances are ordered by `order`.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .errors import NotFiniteError
+from .threads import cores, over_ranges
+
+_SLACK = 16
+"""Candidates kept beyond the k wanted."""
+
+_FAR = 8
+"""Rows kept as candidates for the farthest."""
+
+_TILE = 2048
+"""Rows on a side of a tile of the product: 16 MiB."""
+
+_CHUNK = 64
+"""Distances of a tile that are looked at together: most chunks hold nothing near."""
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The neighbour lists of N rows.
+
+    index: int32 (N, K), the K nearest rows, itself among them, nearest first, equal distances by
+    order. squared: float32 (N, K), their squared Euclidean distances. farthest: float32 (N,), the
+    largest squared distance of the row to any.
+    """
+
+    index: NDArray[np.int32]
+    squared: NDArray[np.float32]
+    farthest: NDArray[np.float32]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def squared_distance(x, y):  # type: ignore[no-untyped-def]
+    """‖x − y‖² of float32 vectors, summed in float64 and rounded once to float32."""
+    total = 0.0
+    for d in range(len(x)):
+        difference = np.float64(x[d]) - np.float64(y[d])
+        total += difference * difference
+    return np.float32(total)
+
+
+def neighbourhood(
+    vectors: NDArray[np.float32], *, order: NDArray[np.int64], k: int
+) -> Neighbourhood:
+    """The k nearest rows of every row of vectors (N, D), 1 ≤ k ≤ N, by (distance, order).
+
+    order: (N,), all different. Memory beside the vectors: some 8 · 4 · (k + 16) bytes a row and a
+    few tiles. Each pair of rows is multiplied once, for both. Raises NotFiniteError for vectors
+    whose squared distances float32 cannot hold.
+    """
+    rows = len(vectors)
+    centred = _centred(vectors)
+    norms = squared_norms(centred)
+    largest = float(np.sqrt(norms.max()))
+    found = _Candidates.of(norms, min(k + _SLACK, rows))
+    buffer = np.empty((_TILE, _TILE), np.float32)
+    with ThreadPoolExecutor(cores()) as pool:
+        for top in range(0, rows, _TILE):
+            for left in range(top, rows, _TILE):
+                a, b = centred[top : top + _TILE], centred[left : left + _TILE]
+                np.matmul(a, b.T, out=buffer[: len(a), : len(b)])
+                tile = buffer[: len(a)].reshape(len(a), -1, _CHUNK)
+                found.look(tile, top=top, left=left, width=len(b), pool=pool)
+    near, worst = found.best()
+    index, squared = _nearest_of(vectors, near, order, k)
+    farthest, beyond = _farthest_of(vectors, found)
+    error = rounding(vectors, norms, largest)
+    near_settled = squared[:, -1] + error < worst
+    far_settled = farthest - error > beyond
+    lists = Neighbourhood(index, squared, farthest)
+    unsettled = np.flatnonzero(~(near_settled & far_settled))
+    _settle(vectors, centred, norms, error, unsettled, lists, order=order)
+    return lists
+
+
+def exact_neighbours(
+    vectors: NDArray[np.float32],
+    candidates: NDArray[np.int32],
+    farthest: NDArray[np.int32],
+    *,
+    order: NDArray[np.int64],
+    k: int,
+) -> Neighbourhood:
+    """The lists that an approximate search has found: of each row's candidates (N, n ≥ k), all
+    different, the k nearest, by exact distances; farthest: a row far from each."""
+    squared_norms(vectors)
+    index, squared = _nearest_of(vectors, candidates, order, k)
+    rows = np.arange(len(vectors))
+    return Neighbourhood(index, squared, pair_distances(vectors, rows, farthest.astype(np.int64)))
+
+
+def _centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The vectors less their mean, a copy, where they lie farther from 0 than from each other: the
+    distances are the same, and what the product in single precision loses is less."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    pieces = [slice(at, at + 4096) for at in range(0, len(vectors), 4096)]
+    spread = sum(np.square(vectors[piece] - mean).sum() for piece in pieces) / len(vectors)
+    if mean @ mean <= spread:
+        return vectors
+    centred = np.empty(vectors.shape, np.float32)
+    for piece in pieces:
+        centred[piece] = vectors[piece] - mean
+    return centred
+
+
+def squared_norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """‖x‖² of rows, (N,). Raises NotFiniteError where squared distances overflow float32, or all of
+    them vanish in it."""
+    norms = np.concatenate(
+        [
+            np.einsum("nd,nd->n", piece, piece, dtype=np.float64)
+            for piece in (vectors[at : at + 4096] for at in range(0, len(vectors), 4096))
+        ]
+    )
+    if not 4 * norms.max() < 1e38:
+        raise NotFiniteError(
+            "the vectors are too long for re-ranking: squared distances do not fit float32; "
+            "scale them down"
+        )
+    if 0 < norms.max() < 1e-30:
+        raise NotFiniteError(
+            "the vectors are too short for re-ranking: squared distances vanish in float32; "
+            "scale them up"
+        )
+    return norms
+
+
+def rounding(
+    vectors: NDArray[np.float32], norms: NDArray[np.float64], largest: float
+) -> NDArray[np.float64]:
+    """How far ‖x‖² + ‖y‖² − 2·x·y in float32 may be from ‖x − y‖², for each x and any y (N,).
+
+    A float32 sum of D products is off by at most D·2⁻²⁴·‖x‖·‖y‖ (Higham, Accuracy and Stability
+    of Numerical Algorithms, 2nd ed., eq. 3.5), twice that here, and the rest is a few roundings
+    of terms that (‖x‖ + ‖y‖)² bounds, among them those of a mean taken off; products too small for
+    float32 may be lost, 2⁻¹²⁶ each.
+    """
+    dim = vectors.shape[1]
+    unit = (dim + 16) * 2.0**-24
+    bound: NDArray[np.float64] = (np.sqrt(norms) + largest) ** 2 * unit + dim * 2.0**-125
+    return bound
+
+
+def pair_distances(
+    vectors: NDArray[np.float32], a: NDArray[np.int64], b: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """`squared_distance` of rows a[i] and b[i], (n,)."""
+    out = np.empty(len(a), np.float32)
+    over_ranges(lambda i, j: _pairs(vectors, a[i:j], vectors, b[i:j], out[i:j]), len(a), piece=8192)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _pairs(x, a, y, b, out):  # type: ignore[no-untyped-def]
+    for i in range(len(a)):
+        out[i] = squared_distance(x[a[i]], y[b[i]])
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """For every row the nearest and the farthest rows so far, by distances in single precision.
+
+    squared, index: (N, room), the first `count` of a row in use. limit: what a distance must be
+    below to be kept: everything left out was not. far, far_index, far_count, far_limit: the same of
+    the farthest rows, with minus the distances. norms and the limits are blocks of _CHUNK rows,
+    (⌈N / _CHUNK⌉, _CHUNK): with plain indices the compiler vectorises the loops over a block.
+    """
+
+    norms: NDArray[np.float32]
+    squared: NDArray[np.float32]
+    index: NDArray[np.int32]
+    count: NDArray[np.int32]
+    limit: NDArray[np.float32]
+    far: NDArray[np.float32]
+    far_index: NDArray[np.int32]
+    far_count: NDArray[np.int32]
+    far_limit: NDArray[np.float32]
+    want: int
+
+    @classmethod
+    def of(cls, norms: NDArray[np.float64], want: int) -> "_Candidates":
+        rows, room = len(norms), 3 * want
+        blocks = -(-rows // _CHUNK)
+        padded = np.zeros((blocks, _CHUNK), np.float32)
+        padded.reshape(-1)[:rows] = norms
+        return cls(
+            norms=padded,
+            squared=np.empty((rows, room), np.float32),
+            index=np.empty((rows, room), np.int32),
+            count=np.zeros(rows, np.int32),
+            limit=np.full((blocks, _CHUNK), np.inf, np.float32),
+            far=np.empty((rows, 3 * _FAR), np.float32),
+            far_index=np.empty((rows, 3 * _FAR), np.int32),
+            far_count=np.zeros(rows, np.int32),
+            far_limit=np.full((blocks, _CHUNK), np.inf, np.float32),
+            want=want,
+        )
+
+    def look(
+        self,
+        tile: NDArray[np.float32],
+        *,
+        top: int,
+        left: int,
+        width: int,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Take products into account, for both sides: tile (n, ⌈width / _CHUNK⌉, _CHUNK) of rows
+        top … with the `width` rows from left on, both multiples of _CHUNK."""
+        near = (self.squared, self.index, self.count, self.limit)
+        far = (self.far, self.far_index, self.far_count, self.far_limit)
+
+        def rightward(start: int, stop: int) -> None:
+            _look_along_rows(
+                tile, self.norms, start, stop, top, left, width, self.want, *near, *far
+            )
+
+        def downward(start: int, stop: int) -> None:
+            _look_along_columns(
+                tile, self.norms, start, stop, top, left, width, self.want, *near, *far
+            )
+
+        over_ranges(rightward, len(tile), piece=256, pool=pool)
+        if left != top:
+            over_ranges(downward, -(-width // _CHUNK), piece=4, pool=pool)
+
+    def best(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The want candidates of every row, (N, want), in no order, and what those that were left
+        out are not below (N,), infinite where none was."""
+        limit = self.limit.reshape(-1)[: len(self.count)]
+        _shrink(self.squared, self.index, self.count, limit, self.want)
+        return self.index[:, : self.want], limit
+
+
+@njit(cache=True, nogil=True)
+def _keep(value, number, i, want, squared, index, count, limit):  # type: ignore[no-untyped-def]
+    """Add a candidate to row i; the limit from now on."""
+    squared[i, count[i]] = value
+    index[i, count[i]] = number
+    count[i] += 1
+    if count[i] < squared.shape[1]:
+        return limit
+    count[i] = want
+    return select(squared[i], index[i], squared.shape[1], want)
+
+
+@njit(cache=True, nogil=True)
+def _shrink(squared, index, count, limit, want):  # type: ignore[no-untyped-def]
+    for i in range(len(count)):
+        if count[i] > want:
+            limit[i] = select(squared[i], index[i], count[i], want)
+            count[i] = want
+
+
+@njit(cache=True, nogil=True)
+def select(values, numbers, count, want):  # type: ignore[no-untyped-def]
+    """Bring the `want` smallest of the first count values, 0 < want < count, to the front, their
+    numbers with them; the largest of them. Hoare's quickselect, in place."""
+    low, high, at = 0, count - 1, want - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                numbers[i], numbers[j] = numbers[j], numbers[i]
+                i += 1
+                j -= 1
+        if at <= j:
+            high = j
+        elif at >= i:
+            low = i
+        else:
+            break
+    return values[at]
+
+
+@njit(cache=True, nogil=True)
+def _look_along_rows(  # type: ignore[no-untyped-def]
+    tile,
+    norms,
+    start,
+    stop,
+    top,
+    left,
+    width,
+    want,
+    squared,
+    index,
+    count,
+    limit,
+    far,
+    far_index,
+    far_count,
+    far_limit,
+):
+    values = np.empty(_CHUNK, np.float32)
+    for r in range(start, stop):
+        i = top + r
+        own = norms[i // _CHUNK, i % _CHUNK]
+        bound = limit[i // _CHUNK, i % _CHUNK]
+        beyond = -far_limit[i // _CHUNK, i % _CHUNK]
+        for b in range((width + _CHUNK - 1) // _CHUNK):
+            block = left // _CHUNK + b
+            hits = 0
+            for p in range(_CHUNK):
+                value = own + norms[block, p] - np.float32(2) * tile[r, b, p]
+                values[p] = value
+                hits += (value < bound) | (value > beyond)
+            if hits == 0:
+                continue
+            for p in range(min(_CHUNK, width - b * _CHUNK)):
+                j = left + b * _CHUNK + p
+                if values[p] < bound:
+                    bound = _keep(values[p], j, i, want, squared, index, count, bound)
+                if values[p] > beyond:
+                    beyond = -_keep(-values[p], j, i, _FAR, far, far_index, far_count, -beyond)
+        limit[i // _CHUNK, i % _CHUNK] = bound
+        far_limit[i // _CHUNK, i % _CHUNK] = -beyond
+
+
+@njit(cache=True, nogil=True)
+def _look_along_columns(  # type: ignore[no-untyped-def]
+    tile,
+    norms,
+    start,
+    stop,
+    top,
+    left,
+    width,
+    want,
+    squared,
+    index,
+    count,
+    limit,
+    far,
+    far_index,
+    far_count,
+    far_limit,
+):
+    values = np.empty(_CHUNK, np.float32)
+    for b in range(start, stop):
+        block = left // _CHUNK + b
+        for r in range(tile.shape[0]):
+            i = top + r
+            own = norms[i // _CHUNK, i % _CHUNK]
+            hits = 0
+            for p in range(_CHUNK):
+                value = own + norms[block, p] - np.float32(2) * tile[r, b, p]
+                values[p] = value
+                hits += (value < limit[block, p]) | (-value < far_limit[block, p])
+            if hits == 0:
+                continue
+            for p in range(min(_CHUNK, width - b * _CHUNK)):
+                j = left + b * _CHUNK + p
+                if values[p] < limit[block, p]:
+                    limit[block, p] = _keep(
+                        values[p], i, j, want, squared, index, count, limit[block, p]
+                    )
+                if -values[p] < far_limit[block, p]:
+                    far_limit[block, p] = _keep(
+                        -values[p], i, j, _FAR, far, far_index, far_count, far_limit[block, p]
+                    )
+
+
+def _farthest_of(
+    vectors: NDArray[np.float32], found: _Candidates
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The exact squared distance of the farthest candidate of every row, and what those that were
+    left out are not above, -infinite where none was."""
+    rows = len(vectors)
+    limit = found.far_limit.reshape(-1)[:rows]
+    _shrink(found.far, found.far_index, found.far_count, limit, _FAR)
+    farthest = np.zeros(rows, np.float32)
+    over_ranges(
+        lambda i, j: _far_range(i, j, vectors, found.far_index, found.far_count, farthest),
+        rows,
+        piece=2048,
+    )
+    return farthest, -limit
+
+
+@njit(cache=True, nogil=True)
+def _far_range(start, stop, vectors, index, count, farthest):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        for c in range(count[i]):
+            farthest[i] = max(farthest[i], squared_distance(vectors[i], vectors[index[i, c]]))
+
+
+def _nearest_of(
+    vectors: NDArray[np.float32], near: NDArray[np.int32], order: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Of the candidates (N, n) of each row the k nearest, by exact distance and order."""
+    index = np.empty((len(near), k), np.int32)
+    squared = np.empty((len(near), k), np.float32)
+
+    def sort(start: int, stop: int) -> None:
+        rows = np.arange(start, stop)
+        _sort_lists(vectors, rows, near[start:stop], order, index[start:stop], squared[start:stop])
+
+    over_ranges(sort, len(near), piece=1024)
+    return index, squared
+
+
+@njit(cache=True, nogil=True)
+def _sort_lists(vectors, rows, near, order, index, squared):  # type: ignore[no-untyped-def]
+    count, k = near.shape[1], index.shape[1]
+    values = np.empty(count, np.float32)
+    for r in range(len(rows)):
+        for c in range(count):
+            values[c] = squared_distance(vectors[rows[r]], vectors[near[r, c]])
+        insert_best(values, near[r], order, count, index[r], squared[r], k)
+
+
+@njit(cache=True, nogil=True)
+def insert_best(values, numbers, order, count, index, squared, k):  # type: ignore[no-untyped-def]
+    """Sort the first count of values with their numbers by (value, order) into index and squared,
+    both (k,), and leave out those that have no room."""
+    filled = 0
+    for c in range(count):
+        value, number = values[c], numbers[c]
+        at = filled
+        while at > 0 and (
+            squared[at - 1] > value
+            or (squared[at - 1] == value and order[index[at - 1]] > order[number])
+        ):
+            at -= 1
+        if at < k:
+            for p in range(min(filled, k - 1), at, -1):
+                squared[p] = squared[p - 1]
+                index[p] = index[p - 1]
+            squared[at] = value
+            index[at] = number
+            filled = min(filled + 1, k)
+    return filled
+
+
+def _settle(
+    vectors: NDArray[np.float32],
+    centred: NDArray[np.float32],
+    norms: NDArray[np.float64],
+    error: NDArray[np.float64],
+    rows: NDArray[np.intp],
+    lists: Neighbourhood,
+    *,
+    order: NDArray[np.int64],
+) -> None:
+    """Do the lists of those rows again from every row that can belong to them: many lie as near as
+    the last, as duplicates do, or as far as the farthest."""
+    wide = norms.astype(np.float32)
+    for start in range(0, len(rows), 256):
+        some = rows[start : start + 256]
+        values = wide[some, None] + wide - 2 * (centred[some] @ centred.T)
+        for row, approximate in zip(some, values, strict=True):
+            near = np.flatnonzero(approximate <= lists.squared[row, -1] + 2 * error[row])
+            exact = pair_distances(vectors, np.full(len(near), row), near)
+            best = np.lexsort((order[near], exact))[: lists.index.shape[1]]
+            lists.index[row], lists.squared[row] = near[best], exact[best]
+            far = np.flatnonzero(approximate >= approximate.max() - 2 * error[row])
+            lists.farthest[row] = pair_distances(vectors, np.full(len(far), row), far).max()

@@ -1,0 +1,195 @@
+"""Attachments: what is kept with a gallery, which rows it was made from, and crashes on the way."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROWS, contents, ids
+from test_commit import Crash, crash_at
+from test_gallery import rewrite
+
+from reid_index import Gallery, verify_gallery
+from reid_index.errors import CorruptGallery, GalleryLocked, UsageError
+from reid_index.manifest import writer_lock
+
+MakeGallery = Callable[..., Gallery]
+GOLDEN = Path(__file__).parent / "data" / "format_v1"
+
+
+def writes(**files: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        for name, text in files.items():
+            (folder / f"{name}.txt").write_text(text)
+
+    return write
+
+
+def attach(gallery: Gallery, kind: str, **files: str) -> None:
+    gallery.attach(kind, writes(**files), generation=gallery.manifest.generation)
+
+
+@pytest.fixture
+def gallery(make_gallery: MakeGallery) -> Gallery:
+    gallery = make_gallery()
+    gallery.add(ROWS)
+    return gallery
+
+
+def test_what_is_attached_is_there_for_everyone_and_stays(gallery: Gallery) -> None:
+    assert gallery.attached("graph") is None
+    with pytest.raises(UsageError, match="no graph is attached"):
+        gallery.is_stale("graph")
+    attach(gallery, "graph", a="one", b="two")
+    attach(gallery, "calibration", c="three")
+    for seen in (gallery, Gallery.open(gallery.path)):
+        graph, calibration = seen.attached("graph"), seen.attached("calibration")
+        assert graph == gallery.path / "attached" / "000002-graph"
+        assert calibration == gallery.path / "attached" / "000003-calibration"
+        assert contents(graph) == {"a.txt": b"one", "b.txt": b"two"}
+        assert contents(calibration) == {"c.txt": b"three"}
+        assert (seen.is_stale("graph"), seen.is_stale("calibration")) == (False, False)
+        assert (seen.manifest.generation, ids(seen)) == (3, [0, 1, 2])
+
+
+def test_adding_carries_it_on_and_makes_it_stale(gallery: Gallery) -> None:
+    attach(gallery, "graph", a="one")
+    before = Gallery.open(gallery.path)
+    gallery.add(ROWS[:1])
+    assert gallery.attached("graph") == before.attached("graph")
+    assert (before.is_stale("graph"), gallery.is_stale("graph")) == (False, True)
+    attach(gallery, "graph", a="two")
+    assert not gallery.is_stale("graph")
+    gallery.add(ROWS[:0])
+    assert not gallery.is_stale("graph")
+
+
+def test_what_was_made_before_others_added_is_stale_at_once(gallery: Gallery) -> None:
+    generation = gallery.manifest.generation
+    Gallery.open(gallery.path).add(ROWS[:1])
+    gallery.attach("graph", writes(a="old"), generation=generation)
+    assert (gallery.is_stale("graph"), len(gallery)) == (True, 4)
+    gallery.attach("graph", writes(a="new"), generation=gallery.manifest.generation)
+    assert not gallery.is_stale("graph")
+    with pytest.raises(UsageError, match="no generation 9; it is at 4"):
+        gallery.attach("graph", writes(a="x"), generation=9)
+
+
+def test_the_former_one_is_removed_by_the_commit_after(gallery: Gallery) -> None:
+    attach(gallery, "graph", a="one")
+    reader = Gallery.open(gallery.path)
+    attach(gallery, "graph", a="two")
+    former = reader.attached("graph")
+    assert former is not None
+    assert contents(former) == {"a.txt": b"one"}
+    gallery.add(ROWS[:1])
+    assert contents(gallery.path / "attached") == {"000003-graph/a.txt": b"two"}
+    assert len(Gallery.open(gallery.path).manifest.attached) == 1
+
+
+@pytest.mark.parametrize("change", ["cut", "flip", "remove"])
+def test_opening_checks_sizes_and_verify_bytes(gallery: Gallery, change: str) -> None:
+    attach(gallery, "graph", a="one")
+    assert verify_gallery(gallery) == []
+    path = gallery.path / "attached/000002-graph/a.txt"
+    {
+        "cut": lambda: path.write_text("on"),
+        "flip": lambda: path.write_text("onf"),
+        "remove": path.unlink,
+    }[change]()
+    if change == "flip":
+        opened = Gallery.open(gallery.path)
+        assert verify_gallery(opened) == [
+            f"{path}: its bytes have changed since it was written (sha256 differs)"
+        ]
+        return
+    with pytest.raises(CorruptGallery, match=r"000002-graph/a\.txt"):
+        Gallery.open(gallery.path)
+
+
+def test_a_crash_at_any_step_leaves_the_old_one_or_the_new(make_gallery: MakeGallery) -> None:
+    seen = []
+    for step in range(100):
+        gallery = make_gallery(f"g{step}")
+        gallery.add(ROWS)
+        attach(gallery, "graph", a="old")
+        with crash_at(step):
+            try:
+                attach(gallery, "graph", a="new")
+            except Crash:
+                finished = False
+            else:
+                finished = True
+        again = Gallery.open(gallery.path)
+        folder = again.attached("graph")
+        assert folder is not None
+        seen.append(contents(folder)["a.txt"].decode())
+        assert verify_gallery(again) == []
+        again.add(ROWS[:1])
+        assert [entry.name for entry in (again.path / "attached").iterdir()] == [folder.name]
+        assert verify_gallery(Gallery.open(again.path)) == []
+        if finished:
+            break
+    assert finished
+    commit = seen.index("new")
+    assert commit > 5
+    assert seen == ["old"] * commit + ["new"] * (len(seen) - commit)
+
+
+def test_a_failing_writer_or_another_one_leaves_everything_as_it_was(gallery: Gallery) -> None:
+    attach(gallery, "graph", a="one")
+    before = contents(gallery.path)
+
+    def fail(folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise OSError("disk full")
+
+    def misname(folder: Path) -> None:
+        (folder / ".hidden").write_text("x")
+
+    with pytest.raises(OSError, match="disk full"):
+        gallery.attach("graph", fail, generation=2)
+    with pytest.raises(UsageError, match=r"'\.hidden'"):
+        gallery.attach("graph", misname, generation=2)
+    with pytest.raises(UsageError, match="no attachment 'notes'; there are graph, calibration"):
+        gallery.attach("notes", writes(a="x"), generation=2)
+    with writer_lock(gallery.path), pytest.raises(GalleryLocked):
+        gallery.attach("graph", writes(a="x"), generation=2)
+    assert contents(gallery.path) == before
+    assert [path.name for path in (gallery.path / "attached").iterdir()] == ["000002-graph"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"folder": ".."},
+        {"folder": "attached/../shards"},
+        {"folder": "/etc"},
+        {"folder": "shards/000001"},
+        {"files": {"../x": {}}},
+        {"files": {"..": {}}},
+    ],
+)
+def test_paths_outside_the_gallery_are_refused(gallery: Gallery, entry: dict[str, Any]) -> None:
+    whole = {"kind": "graph", "folder": "attached/000002-graph", "covers": [], "files": {}}
+    rewrite(gallery, current={}, manifest={"attached": [whole]})
+    assert Gallery.open(gallery.path).is_stale("graph")
+    rewrite(gallery, current={}, manifest={"attached": [{**whole, **entry}]})
+    with pytest.raises(CorruptGallery, match="outside the gallery"):
+        Gallery.open(gallery.path)
+
+
+def test_a_gallery_of_format_1_0_can_be_attached_to(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN, tmp_path / "g")
+    gallery = Gallery.open(tmp_path / "g")
+    assert gallery.manifest.attached == ()
+    attach(gallery, "graph", a="one")
+    manifest = json.loads((gallery.path / "manifest-000003.json").read_bytes())
+    assert manifest["format"] == [1, 1]
+    assert manifest["attached"][0]["covers"] == ["shards/000001", "shards/000002"]
+    assert verify_gallery(Gallery.open(gallery.path)) == []
+    # What was made at a generation that the old format wrote is known to be of that generation.
+    gallery.attach("graph", writes(a="old"), generation=1)
+    assert gallery.is_stale("graph")
