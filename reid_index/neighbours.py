@@ -8,13 +8,15 @@ one. Equal distances are ordered by `order`.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock, local
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from .errors import NotFiniteError
-from .threads import cores, over_ranges
+from .threads import cores, over_ranges, single_threaded_blas
 
 _SLACK = 16
 """Candidates kept beyond the k wanted."""
@@ -67,14 +69,7 @@ def neighbourhood(
     norms = squared_norms(centred)
     largest = float(np.sqrt(norms.max()))
     found = _Candidates.of(norms, min(k + _SLACK, rows))
-    buffer = np.empty((_TILE, _TILE), np.float32)
-    with ThreadPoolExecutor(cores()) as pool:
-        for top in range(0, rows, _TILE):
-            for left in range(top, rows, _TILE):
-                a, b = centred[top : top + _TILE], centred[left : left + _TILE]
-                np.matmul(a, b.T, out=buffer[: len(a), : len(b)])
-                tile = buffer[: len(a)].reshape(len(a), -1, _CHUNK)
-                found.look(tile, top=top, left=left, width=len(b), pool=pool)
+    _look_at_tiles(centred, found)
     near, worst = found.best()
     index, squared = _nearest_of(vectors, near, order, k)
     farthest, beyond = _farthest_of(vectors, found)
@@ -85,6 +80,30 @@ def neighbourhood(
     unsettled = np.flatnonzero(~(near_settled & far_settled))
     _settle(vectors, centred, norms, error, unsettled, lists, order=order)
     return lists
+
+
+def _look_at_tiles(vectors: NDArray[np.float32], found: "_Candidates") -> None:
+    """Multiply each pair of rows once. Every thread makes its own tiles and looks at them while the
+    cache has them; the library's threads would have to meet after each tile, and spin meanwhile."""
+    tops = range(0, len(vectors), _TILE)
+    tiles = [(top, left) for top in tops for left in tops if left >= top]
+    locks = {top: Lock() for top in tops}
+    mine = local()
+
+    def look(top: int, left: int) -> None:
+        if not hasattr(mine, "buffer"):
+            mine.buffer = np.empty((_TILE, _TILE), np.float32)
+        a, b = vectors[top : top + _TILE], vectors[left : left + _TILE]
+        np.matmul(a, b.T, out=mine.buffer[: len(a), : len(b)])
+        tile = mine.buffer[: len(a)].reshape(len(a), -1, _CHUNK)
+        with locks[top]:
+            found.look_along_rows(tile, top=top, left=left, width=len(b))
+        if left != top:
+            with locks[left]:
+                found.look_along_columns(tile, top=top, left=left, width=len(b))
+
+    with single_threaded_blas(), ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(lambda tile: look(*tile), tiles))
 
 
 def exact_neighbours(
@@ -210,33 +229,25 @@ class _Candidates:
             want=want,
         )
 
-    def look(
-        self,
-        tile: NDArray[np.float32],
-        *,
-        top: int,
-        left: int,
-        width: int,
-        pool: ThreadPoolExecutor,
+    def look_along_rows(
+        self, tile: NDArray[np.float32], *, top: int, left: int, width: int
     ) -> None:
-        """Take products into account, for both sides: tile (n, ⌈width / _CHUNK⌉, _CHUNK) of rows
-        top … with the `width` rows from left on, both multiples of _CHUNK."""
-        near = (self.squared, self.index, self.count, self.limit)
-        far = (self.far, self.far_index, self.far_count, self.far_limit)
+        """Take products into account for the rows from top on: tile (n, ⌈width / _CHUNK⌉, _CHUNK)
+        of them with the `width` rows from left on, both multiples of _CHUNK."""
+        _look_along_rows(tile, self.norms, top, left, width, self.want, *self._kept)
 
-        def rightward(start: int, stop: int) -> None:
-            _look_along_rows(
-                tile, self.norms, start, stop, top, left, width, self.want, *near, *far
-            )
+    def look_along_columns(
+        self, tile: NDArray[np.float32], *, top: int, left: int, width: int
+    ) -> None:
+        """The same for the rows from left on."""
+        _look_along_columns(tile, self.norms, top, left, width, self.want, *self._kept)
 
-        def downward(start: int, stop: int) -> None:
-            _look_along_columns(
-                tile, self.norms, start, stop, top, left, width, self.want, *near, *far
-            )
-
-        over_ranges(rightward, len(tile), piece=256, pool=pool)
-        if left != top:
-            over_ranges(downward, -(-width // _CHUNK), piece=4, pool=pool)
+    @property
+    def _kept(self) -> tuple[NDArray[Any], ...]:
+        return (
+            *(self.squared, self.index, self.count, self.limit),
+            *(self.far, self.far_index, self.far_count, self.far_limit),
+        )
 
     def best(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The want candidates of every row, (N, want), in no order, and what those that were left
@@ -297,8 +308,6 @@ def select(values, numbers, count, want):  # type: ignore[no-untyped-def]
 def _look_along_rows(  # type: ignore[no-untyped-def]
     tile,
     norms,
-    start,
-    stop,
     top,
     left,
     width,
@@ -313,7 +322,7 @@ def _look_along_rows(  # type: ignore[no-untyped-def]
     far_limit,
 ):
     values = np.empty(_CHUNK, np.float32)
-    for r in range(start, stop):
+    for r in range(tile.shape[0]):
         i = top + r
         own = norms[i // _CHUNK, i % _CHUNK]
         bound = limit[i // _CHUNK, i % _CHUNK]
@@ -341,8 +350,6 @@ def _look_along_rows(  # type: ignore[no-untyped-def]
 def _look_along_columns(  # type: ignore[no-untyped-def]
     tile,
     norms,
-    start,
-    stop,
     top,
     left,
     width,
@@ -357,7 +364,7 @@ def _look_along_columns(  # type: ignore[no-untyped-def]
     far_limit,
 ):
     values = np.empty(_CHUNK, np.float32)
-    for b in range(start, stop):
+    for b in range((width + _CHUNK - 1) // _CHUNK):
         block = left // _CHUNK + b
         for r in range(tile.shape[0]):
             i = top + r
@@ -465,14 +472,15 @@ def _settle(
 ) -> None:
     """Do the lists of those rows again from every row that can belong to them: many lie as near as
     the last, as duplicates do, or as far as the farthest."""
-    wide = norms.astype(np.float32)
+    wide, k = norms.astype(np.float32), lists.index.shape[1]
     for start in range(0, len(rows), 256):
         some = rows[start : start + 256]
         values = wide[some, None] + wide - 2 * (centred[some] @ centred.T)
         for row, approximate in zip(some, values, strict=True):
-            near = np.flatnonzero(approximate <= lists.squared[row, -1] + 2 * error[row])
+            last = np.partition(approximate, k - 1)[k - 1]
+            near = np.flatnonzero(approximate <= last + 2 * error[row])
             exact = pair_distances(vectors, np.full(len(near), row), near)
-            best = np.lexsort((order[near], exact))[: lists.index.shape[1]]
+            best = np.lexsort((order[near], exact))[:k]
             lists.index[row], lists.squared[row] = near[best], exact[best]
             far = np.flatnonzero(approximate >= approximate.max() - 2 * error[row])
             lists.farthest[row] = pair_distances(vectors, np.full(len(far), row), far).max()

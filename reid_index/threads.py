@@ -6,10 +6,11 @@ are not used: where two Python threads start them at once, its default layer end
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from typing import TypeVar
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -21,17 +22,41 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+_blas = Lock()
+_blas_users = 0
+_blas_limits: Any = None
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Matrix products of this process take one thread each meanwhile, so that several threads can
+    make their own. As before when the last of those who are in here leaves."""
+    from threadpoolctl import threadpool_limits
+
+    global _blas_users, _blas_limits
+    with _blas:
+        if _blas_users == 0:
+            _blas_limits = threadpool_limits(limits=1, user_api="blas")
+        _blas_users += 1
+    try:
+        yield
+    finally:
+        with _blas:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limits.restore_original_limits()
+
+
 def over_ranges(
     function: Callable[[int, int], T],
     count: int,
     *,
     piece: int,
-    pool: ThreadPoolExecutor | None = None,
 ) -> list[T]:
     """What function(start, stop) returns for consecutive ranges of at most `piece` that cover
-    0 … count, in order; several ranges run at once. pool: threads to use again and again."""
+    0 … count, in order; several ranges run at once."""
     ranges = [(start, min(start + piece, count)) for start in range(0, count, piece)]
     if len(ranges) < 2 or cores() == 1:
         return [function(start, stop) for start, stop in ranges]
-    with nullcontext(pool) if pool else ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         return list(threads.map(lambda ends: function(*ends), ranges))
