@@ -135,7 +135,7 @@ def label(queries: pa.Table, gallery: pa.Table, *, unlabelled: str = "refuse") -
     for side, rows, table in (("queries", query_rows, queries), ("gallery", gallery_rows, gallery)):
         if len(rows) == 0:
             raise UsageError(
-                f"the {side} have nothing to evaluate: of {table.num_rows} rows none is left "
+                f"{side}: nothing to evaluate, of {table.num_rows} rows none is left "
                 "without junk and those without a person"
             )
     persons = pa.chunked_array(

@@ -12,6 +12,8 @@ import pytest
 
 from reid_index import Fingerprint, Gallery
 
+pytest_plugins = ["evaluation_world"]
+
 FINGERPRINT = Fingerprint(name="external:test", version="1")
 ROWS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
 

@@ -11,7 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 from cli_world import assert_refused, real, run, succeed
 from conftest import FINGERPRINT
-from dense_reranking import dense_reranking
+from evaluation_world import (
+    KEYS,
+    SMALL,
+    alone,
+    assert_figures,
+    cosine,
+    evaluated,
+    figures,
+    joint,
+    kept,
+    of,
+    people,
+    pick,
+    store,
+    write_split,
+)
 
 from cli import judge as judging
 from cli import judge_report
@@ -19,172 +34,6 @@ from reid_index import Fingerprint, Gallery, Metric, Reranking, rerank_gallery
 from reid_index.items import conform
 from reid_index.shard import write_shard
 from reid_index.vectors import ArrayStream
-
-KEYS = (
-    *("mAP", "mINP", "rank1", "rank5", "rank10", "rank20", "queries", "answerable", "gallery"),
-    *("ap_rule", "rerank", "seconds"),
-)
-SMALL = ("--k1", "5", "--k2", "3")
-
-
-# What is to come out, written down once more
-
-
-def figures(keys, asked, searched, *, rule="standard", zero=False, at=None, same_item=False):
-    """What JSON has but `rerank`, `seconds`, for keys (Q, G), lower is better, of rows `asked` and
-    `searched`: mappings with item, person, camera."""
-    ap, inp, first = [], [], []
-    for key, query in zip(keys, asked, strict=True):
-        order = sorted(range(len(searched)), key=lambda row: (key[row], searched[row]["item"]))
-        marks = []
-        for row in (searched[row] for row in order):
-            right = row["person"] == query["person"]
-            camera = query["camera"] is not None and row["camera"] == query["camera"]
-            if not (right and (camera or (same_item and row["item"] == query["item"]))):
-                marks.append(right)
-        hits = [rank for rank, right in enumerate(marks, start=1) if right]
-        if hits:
-            shares = []
-            for i, rank in enumerate(hits, start=1):
-                before = 1 if rank == 1 else (i - 1) / (rank - 1)
-                share = i / rank if rule == "standard" else (before + i / rank) / 2
-                shares.append(0 if at is not None and rank > at else share)
-            ap.append(sum(shares) / len(hits))
-            inp.append(len(hits) / hits[-1])
-            first.append(hits[0])
-    divisor = len(asked) if zero else len(first)
-    means = {"mAP": sum(ap) / divisor, "mINP": sum(inp) / divisor}
-    if at is not None:
-        means = {f"mAP@{at}": means["mAP"]}
-    shown = [k for k in (1, 5, 10, 20) if at is None or k <= at]
-    return means | {
-        **{f"rank{k}": sum(rank <= k for rank in first) / divisor for k in shown},
-        "queries": len(asked),
-        "answerable": len(first),
-        "gallery": len(searched),
-        "ap_rule": rule,
-    }
-
-
-def unit(vectors):
-    wide = np.asarray(vectors, np.float64)
-    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
-
-
-def cosine(queries, gallery):
-    return -(unit(queries) @ unit(gallery).T)
-
-
-def joint(queries, gallery, *, k1=5, k2=3, lambda_=0.3):
-    both = unit(np.concatenate([queries, gallery]))
-    squared = ((both[:, None] - both) ** 2).sum(axis=2)
-    return dense_reranking(
-        squared, queries=len(queries), order=np.arange(len(both)), k1=k1, k2=k2, lambda_=lambda_
-    )
-
-
-def alone(queries, gallery, **parameters):
-    return np.concatenate([joint(query[None], gallery, **parameters) for query in queries])
-
-
-def evaluated(*arguments):
-    """What `reid evaluate --format json` prints: the figures, the rest, standard error."""
-
-    def refuse(text):
-        raise AssertionError(f"{text} in JSON")
-
-    result = succeed("evaluate", *arguments, "--format", "json")
-    (line,) = result.stdout.splitlines()
-    found = json.loads(line, parse_constant=refuse)
-    rest = {name: found.pop(name) for name in ("rerank", "seconds")}
-    return found, rest, result.stderr
-
-
-def assert_figures(found, expected):
-    assert list(found) == list(expected)
-    assert found == {
-        name: pytest.approx(value, abs=1e-9) if isinstance(value, float) else value
-        for name, value in expected.items()
-    }
-
-
-# Vectors of people: rows of a gallery, some of them its queries
-
-
-def people(*, seed=7, dim=6):
-    """60 rows: 8 people before 3 cameras, two of them twice, nobodies, junk, unknown cameras."""
-    rng = np.random.default_rng(seed)
-    rows = [(f"{p:04d}", c, None) for p in range(1, 9) for c in (1, 2, 3) for _ in (1, 2)]
-    rows += [(None, c, "distractor") for c in (1, 2, 3, 1)]
-    rows += [(None, 1, "junk"), ("-1", 2, None)]
-    rows += [("0009", 2, None), ("0009", 2, None), ("0001", None, None), ("0001", None, None)]
-    rows += [("0010", 3, None), ("0001", None, None)]
-    order = rng.permutation(len(rows))
-    centres = rng.normal(size=(11, dim))
-    records, vectors = [], []
-    for item, (person, camera, role) in enumerate(rows[place] for place in order):
-        source = f"cam{camera}/{item:03d}.jpg"
-        record = {"item": item, "source": source, "person": person, "camera": camera}
-        records.append(record | {"role": role})
-        centre = centres[int(person)] if person not in (None, "-1") else 0
-        vectors.append(centre + 1.1 * rng.normal(size=dim))
-    return np.array(vectors, np.float32), records
-
-
-def store(folder, vectors, records, **properties):
-    properties = {"dim": vectors.shape[1], "fingerprint": FINGERPRINT} | properties
-    Gallery.create(folder, **properties).add(vectors, records)
-    return folder
-
-
-def kept(records, *, queries=False):
-    """Rows that an evaluation keeps: no junk, no nobodies among the queries."""
-    return [
-        row
-        for row, record in enumerate(records)
-        if record["person"] != "-1"
-        and record["role"] != "junk"
-        and (record["person"] is not None or not queries)
-    ]
-
-
-def pick(things, rows):
-    return [things[row] for row in rows]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Vectors and records, and the gallery of them."""
-    vectors, records = people()
-    folder = store(tmp_path_factory.mktemp("world") / "g", vectors, records)
-    return vectors, records, folder
-
-
-@pytest.fixture(scope="module")
-def halves(world, tmp_path_factory):
-    """Every third row as queries, the others as gallery; as lists of rows, and a split list."""
-    _, records, _ = world
-    asked = [row for row in kept(records, queries=True) if row % 3 == 0]
-    searched = [row for row in kept(records) if row % 3]
-    path = tmp_path_factory.mktemp("halves") / "split.csv"
-    write_split(path, records, asked, searched)
-    return asked, searched, path
-
-
-def write_split(path, records, asked, searched, **columns):
-    chosen = [*asked, *searched]
-    parts = ["query"] * len(asked) + ["gallery"] * len(searched)
-    table = pa.table({"file": [records[row]["source"] for row in chosen], "split": parts} | columns)
-    if path.suffix == ".csv":
-        pa.csv.write_csv(table, path)
-    else:
-        pq.write_table(table, path)
-
-
-def of(world, asked, searched, keys=cosine, **rules):
-    vectors, records, _ = world
-    found = keys(vectors[asked], vectors[searched])
-    return figures(found, pick(records, asked), pick(records, searched), **rules)
 
 
 @pytest.mark.parametrize(
@@ -552,134 +401,6 @@ def test_the_report_leaves_out_what_the_figures_do(world, tmp_path, monkeypatch)
         found = [(c.label.split(", ")[0], c.right, c.score) for c in strip.candidates]
         assert found == lists[strip.label]
         assert strip.image is None
-
-
-# What there is nothing to compute from, and what is refused
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("scope", [None, "joint", "query", "fused"])
-def test_duplicates_and_zero_vectors_are_ordered_by_item(tmp_path, metric, scope):
-    """All vectors are one: the ids alone decide, and no figure is NaN."""
-    vectors = np.full((14, 3), metric == "cosine", np.float32)
-    records = [
-        {"person": "a" if row in (4, 9) else f"b{row}", "camera": row, "source": f"{row}.jpg"}
-        for row in range(14)
-    ]
-    gallery = store(tmp_path / "g", vectors, records, metric=metric)
-    asked = [
-        {"item": item, "person": person, "camera": 20, "source": person}
-        for item, person in enumerate(("a", "b7"))
-    ]
-    queries = store(tmp_path / "q", vectors[:2], asked, metric=metric)
-    searched = [record | {"item": row} for row, record in enumerate(records)]
-    options = {None: (), "fused": ("--with", gallery, queries)}.get(
-        scope, ("--rerank", scope, *SMALL)
-    )
-
-    def dense(queries):
-        nodes = np.arange(queries + 14)
-        zeros = np.zeros((len(nodes), len(nodes)))
-        return dense_reranking(zeros, queries=queries, order=nodes, k1=5, k2=3)
-
-    keys = np.zeros((2, 14))
-    if scope == "joint":
-        keys = dense(2)
-    elif scope == "query":
-        keys = np.concatenate([dense(1), dense(1)])
-    assert_figures(evaluated(gallery, queries, *options)[0], figures(keys, asked, searched))
-
-
-def test_no_query_has_a_match(tmp_path):
-    rows = [{"person": "a", "camera": 1}, {"person": "b", "camera": 2}]
-    folder = store(tmp_path / "g", np.eye(2, dtype=np.float32), rows)
-    result = run("evaluate", folder, folder, "--unanswerable", "zero", "--format", "json")
-    assert_refused(result, code=2, text="no query has a match: none of the 2 queries' persons")
-
-
-@pytest.mark.parametrize("scope", ["joint", "query"])
-def test_more_neighbours_than_items(world, scope):
-    result = run("evaluate", world[2], world[2], "--rerank", scope, "--k1", "200")
-    assert_refused(result, code=2, text="k1 = 200, k2 = 6 needs at least 201 items")
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "text"),
-    [
-        (("--protocol", "market"), 2, "there is no protocol 'market'; there are market1501, "),
-        (("--fuse-weights", "1,2"), 2, "--fuse-weights belongs to --with"),
-        (("--with", "G", "G", "--fuse-weights", "1,x"), 2, "'1,x': numbers with commas between"),
-        (("--with", "G", "G", "--fuse-weights", "1"), 2, "1 weights for 2 extractors"),
-        (("--with", "G", "G", "--fuse-weights", "0,0"), 2, "one of them above 0"),
-        (("--with", "G", "other"), 1, "other comes from another extractor than"),
-        (("--per-query", "q.txt"), 2, "--per-query q.txt: a .csv or .parquet file, please"),
-        (("--extractor", "stripes"), 2, "--extractor is for dataset folders"),
-        (("--weights", "m.onnx"), 2, "--extractor is for dataset folders"),
-        (("--rerank", "joint", "--k1", "0"), 2, "k1 and k2 of 1 or more"),
-        (("--split", "none.csv"), 1, "none.csv: cannot be read as a table"),
-    ],
-)
-def test_options_that_make_no_sense(world, tmp_path, options, code, text, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    store(tmp_path / "other", *world[:2], fingerprint=Fingerprint(name="stripes", version="0"))
-    options = [world[2] if option == "G" else option for option in options]
-    result = run("evaluate", world[2], world[2], *options)
-    assert_refused(result, code=code, text=text)
-
-
-@pytest.mark.parametrize(
-    ("properties", "code", "text"),
-    [
-        ({"fingerprint": Fingerprint(name="external:test", version="2")}, 1, "version: '2' ≠ '1'"),
-        ({"metric": "euclidean"}, 2, "is compared by euclidean, "),
-    ],
-)
-def test_queries_that_cannot_be_compared(world, tmp_path, properties, code, text):
-    queries = store(tmp_path / "q", *world[:2], **properties)
-    assert_refused(run("evaluate", world[2], queries), code=code, text=text)
-
-
-def test_sides_that_are_not_there(world, tmp_path):
-    folder = world[2]
-    text = "none: there is no such gallery, shard or dataset folder"
-    assert_refused(run("evaluate", tmp_path / "none", folder), code=1, text=text)
-    assert_refused(run("evaluate", folder, tmp_path / "none"), code=1, text=text)
-    text = f"{tmp_path / 'query'}: there is no such file or folder; market1501 is a folder with"
-    assert_refused(run("evaluate", folder, tmp_path), code=1, text=text)
-    Gallery.create(tmp_path / "empty", dim=6, fingerprint=FINGERPRINT)
-    result = run("evaluate", tmp_path / "empty", folder)
-    assert_refused(result, code=2, text="the gallery have nothing to evaluate: of 0 rows")
-    result = run("evaluate", folder, tmp_path / "empty", "--protocol", "mars-official")
-    assert_refused(result, code=2, text="the queries have nothing to evaluate: of 0 rows")
-    narrow = store(tmp_path / "narrow", world[0][:, :4], world[1])
-    text = "the queries have 4 dimensions, the gallery 6"
-    assert_refused(run("evaluate", folder, narrow), code=1, text=text)
-
-
-def test_an_inner_product_is_no_distance(world, tmp_path):
-    vectors, records, _ = world
-    folder = store(tmp_path / "g", vectors, records, metric="inner_product")
-    asked, searched = kept(records, queries=True), kept(records)
-    keys = -(vectors[asked].astype(float) @ vectors[searched].astype(float).T)
-    found, _, _ = evaluated(folder, folder)
-    rows = pick(records, asked), pick(records, searched)
-    assert_figures(found, figures(keys, *rows, same_item=True))
-    for scope in ("joint", "query"):
-        result = run("evaluate", folder, folder, "--rerank", scope)
-        assert_refused(result, code=2, text="re-ranking needs distances: inner products are none")
-
-
-def test_figures_are_printed_though_a_file_cannot_be_written(world, tmp_path):
-    (tmp_path / "q.csv").mkdir()
-    for path in (tmp_path / "none" / "q.csv", tmp_path / "q.csv"):
-        result = run("evaluate", world[2], world[2], "--per-query", path, "--format", "json")
-        assert result.exit_code == 1
-        assert json.loads(result.stdout)["queries"] == 54
-        last = result.stderr.splitlines()[-1]
-        assert last.startswith("reid: ")
-        assert path.name in last
-        assert "fault of reid-index" not in last
-        assert [left.name for left in tmp_path.iterdir()] == ["q.csv"]
 
 
 # Real data: labels only
