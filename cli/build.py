@@ -1,8 +1,6 @@
 """`reid build`: pictures, vectors or shards to a gallery."""
 
-import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +121,7 @@ def command(
         from extractors import open_extractor, recipe
         from extractors.harvest import Pace
         from extractors.pictures import find_pictures
+        from reid_index.threads import cores
 
         source = find_pictures(sources, layout=layout, boxes=boxes, keep_junk=keep_junk)
         _refuse_unstorable(source.root)
@@ -137,27 +136,24 @@ def command(
             recipe=recipe(name, weights=weights, preprocess=fed),
             metric=metric or "cosine",
             dtype=dtype,
-            pace=Pace(batch_size=batch_size, workers=workers or _cores()),
+            pace=Pace(batch_size=batch_size, workers=workers or cores()),
             strict=strict,
         )
     click.echo(f"{out}: {rows:,} items", err=True)
     if graph:
-        from reid_index import Gallery, Reranking
-
-        from .graph import build_graph
-
-        gallery = Gallery.open(out)
-        if len(gallery) < Reranking().length:
-            click.echo(f"{out}: no neighbour graph: too few items for one", err=True)
-        else:
-            build_graph(gallery, Reranking(), mode="auto")
+        _add_graph(out)
 
 
-def _cores() -> int:
-    """Cores that this process may use; where the system does not tell, all."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _add_graph(out: Path) -> None:
+    from reid_index import Gallery, Reranking
+
+    from .graph import build_graph
+
+    gallery = Gallery.open(out)
+    if len(gallery) < Reranking().length:
+        click.echo(f"{out}: no neighbour graph: too few items for one", err=True)
+    else:
+        build_graph(gallery, Reranking(), mode="auto")
 
 
 def _refuse_taken(out: Path) -> None:

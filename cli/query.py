@@ -110,14 +110,7 @@ def command(
     started = time.perf_counter()
     from reid_index import Gallery
 
-    if (target is None) == (item is None):
-        raise UsageError("name what to look for: a TARGET or --item N, one of the two")
-    if k < 1:
-        raise UsageError(f"--top must be at least 1, got {k}")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
-    if not rerank:
-        refuse_without_rerank("rerank_graph")
+    _refuse_senseless(target, item, k=k, out=out, rerank=rerank)
     opened = Gallery.open(gallery)
     times = {"open": time.perf_counter() - started}
     started = time.perf_counter()
@@ -166,6 +159,20 @@ def command(
         click.echo(note, err=True)
     if explain:
         click.echo(_explanation(result, times, where=where, not_camera=not_camera), err=True)
+
+
+def _refuse_senseless(
+    target: Path | None, item: int | None, *, k: int, out: Path | None, rerank: bool
+) -> None:
+    """Raise UsageError for options that make no sense, before anything is opened."""
+    if (target is None) == (item is None):
+        raise UsageError("name what to look for: a TARGET or --item N, one of the two")
+    if k < 1:
+        raise UsageError(f"--top must be at least 1, got {k}")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
+    if not rerank:
+        refuse_without_rerank("rerank_graph")
 
 
 def _target(

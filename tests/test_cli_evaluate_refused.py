@@ -113,9 +113,9 @@ def test_sides_that_are_not_there(world, tmp_path):
     assert_refused(run("evaluate", folder, tmp_path), code=1, text=text)
     Gallery.create(tmp_path / "empty", dim=6, fingerprint=FINGERPRINT)
     result = run("evaluate", tmp_path / "empty", folder)
-    assert_refused(result, code=2, text="the gallery have nothing to evaluate: of 0 rows")
+    assert_refused(result, code=2, text="gallery: nothing to evaluate, of 0 rows")
     result = run("evaluate", folder, tmp_path / "empty", "--protocol", "mars-official")
-    assert_refused(result, code=2, text="the queries have nothing to evaluate: of 0 rows")
+    assert_refused(result, code=2, text="queries: nothing to evaluate, of 0 rows")
     narrow = store(tmp_path / "narrow", world[0][:, :4], world[1])
     text = "the queries have 4 dimensions, the gallery 6"
     assert_refused(run("evaluate", folder, narrow), code=1, text=text)

@@ -235,7 +235,7 @@ def change(**values: Any) -> dict[str, Any]:
         (change(gallery_persons=[1]), UsageError, r"persons have the shape \(1,\), .* \(2,\)"),
         (change(query_persons=[1.0]), UsageError, "persons must be whole numbers or text"),
         (change(query_cameras=["1"]), UsageError, "cameras must be whole numbers"),
-        (change(query_persons=[-1]), UsageError, "the queries have nothing to evaluate"),
+        (change(query_persons=[-1]), UsageError, "queries: nothing to evaluate"),
         (change(distance=[[1, np.nan]]), NotFiniteError, "NaN"),
         (change(protocol="mars"), UsageError, "there are market1501"),
     ],

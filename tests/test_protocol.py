@@ -100,7 +100,7 @@ def test_rows_without_a_person() -> None:
 def test_a_side_without_rows_is_refused(side: str) -> None:
     empty = table({"person": "-1"}, {"role": "junk"})
     queries, gallery = (empty, GALLERY) if side == "queries" else (QUERIES, empty)
-    with pytest.raises(UsageError, match=rf"the {side} .* of 2 rows none is left"):
+    with pytest.raises(UsageError, match=rf"{side}: .* of 2 rows none is left"):
         label(queries, gallery)
 
 
