@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reid_index.errors import UsageError
+from reid_index.errors import NoCalibration, UsageError
 
 from .progress import progress_bar
 
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     help="The share of pairs of different people that may pass `reid query --threshold auto`.",
 )
 @click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="A .svg or .png file: histograms of the scores, with the threshold.",
+)
+@click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
 def command(
@@ -39,6 +44,7 @@ def command(
     weak: bool,
     same_camera: bool,
     false_match_rate: float,
+    picture: Path | None,
     form: str,
 ) -> None:
     """Measure how alike one person's and different people's items of GALLERY are; keep it there.
@@ -62,6 +68,8 @@ def command(
             false_match_rate=false_match_rate,
             progress=bar.update,
         )
+    if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"--picture {picture}: a .svg or .png file, please")
     write_calibration(opened, made)
     if form == "json":
         import json
@@ -69,6 +77,25 @@ def command(
         click.echo(json.dumps(made.summary(), indent=1))
     else:
         click.echo(_table(made), nl=False)
+    if picture is not None:
+        _draw(made, picture)
+
+
+def _draw(made: "Calibration", path: Path) -> None:
+    from .plots import histogram_figure, save
+
+    edges, positives, negatives = made.histograms.coarse()
+    rate = made.false_match_rate
+    save(
+        histogram_figure(
+            positives=positives,
+            negatives=negatives,
+            edges=edges,
+            thresholds={f"false-match rate {rate:g}": made.threshold(rate)},
+            score_name="similarity" if made.histograms.metric.higher_is_better else "distance",
+        ),
+        path,
+    )
 
 
 def _table(made: "Calibration") -> str:
@@ -105,13 +132,13 @@ def auto_threshold(gallery: "Gallery", rate: float | None) -> float:
     """The threshold that a gallery's calibration has for a false-match rate, or where that is
     None, for the one that the calibration was asked for.
 
-    Raises UsageError where the gallery has no calibration or it cannot tell that rate.
+    Raises NoCalibration where the gallery has none, UsageError where it cannot tell that rate.
     """
     from reid_index.calibration import read_calibration
 
     made = read_calibration(gallery)
     if made is None:
-        raise UsageError(
+        raise NoCalibration(
             f"{gallery.path} has no calibration: `reid calibrate {gallery.path}` makes it"
         )
     return made.threshold(made.false_match_rate if rate is None else rate)

@@ -8,12 +8,12 @@ import click
 from reid_index.errors import UsageError
 
 from .extractor_options import make_preprocess, preprocess_options
-from .rerank_options import make_reranking, refuse_without_rerank, rerank_options
+from .rerank_options import make_reranking, refuse_given, rerank_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .judge import Question
+    from .judge import Judged, Question
 
 _TOLD = 30
 """Queries without a match that are named one by one."""
@@ -89,10 +89,18 @@ def command(gallery: Path, queries: Path, form: str, **options: Any) -> None:
     path, report = options.pop("per_query"), options.pop("report")
     if path is not None and path.suffix.lower() not in _TABLES:
         raise UsageError(f"--per-query {path}: a .csv or .parquet file, please")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UsageError(f"--per-query {path}: there is no folder {path.absolute().parent}")
+    if report is not None and report.exists() and not report.is_dir():
+        raise UsageError(f"--report {report} is a file; name a folder")
     judged = judge(_question(gallery, queries, **options))
     table = per_query(judged.final, judged.labelled, judged.queries.items)
     _tell_unanswerable(table)
+    _tell_twins(judged)
     record = as_record(judged.final, rerank=judged.rerank)
+    record["unanswerable"] = judged.final.unanswerable
+    record["protocol"] = judged.question.protocol
+    record["fuse"] = _fused(judged)
     record["seconds"] = round(sum(judged.final.seconds.values()), 3)
     # Before the files, so that one that cannot be written does not cost the figures.
     click.echo(json.dumps(record) + "\n" if form == "json" else _table(record), nl=False)
@@ -121,10 +129,10 @@ def _question(
 
     names = ("card", "input_size", "color_order", "scale", "mean", "std", "interpolation")
     if options["rerank"] is None:
-        refuse_without_rerank()
+        refuse_given("k1", "k2", "lambda_", without="--rerank")
     preprocess = make_preprocess(**{name: options.pop(name) for name in names})
-    if fuse_weights is not None and not options["others"]:
-        raise UsageError("--fuse-weights belongs to --with")
+    if not options["others"]:
+        refuse_given("fuse", "fuse_weights", without="--with")
     return Question(
         gallery=gallery,
         queries=queries,
@@ -144,6 +152,15 @@ def _weights(text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"--fuse-weights {text!r}: numbers with commas between") from None
 
 
+def _fused(judged: "Judged") -> str | None:
+    """How many extractors' rankings were joined, and how; None for one."""
+    fusion, others = judged.question.fusion, judged.question.others
+    if not others:
+        return None
+    weights = "" if fusion.weights is None else f" weights={','.join(map(str, fusion.weights))}"
+    return f"{fusion.method} of {1 + len(others)}{weights}"
+
+
 def _tell_unanswerable(table: "pa.Table") -> None:
     """Name the queries that have no match, on standard error."""
     import pyarrow.compute as pc
@@ -160,6 +177,21 @@ def _tell_unanswerable(table: "pa.Table") -> None:
         click.echo(printable(f"  {name} (person {row['person']}{place})"), err=True)
     if none.num_rows > _TOLD:
         click.echo(f"  and {none.num_rows - _TOLD} more; --per-query FILE has them", err=True)
+
+
+def _tell_twins(judged: "Judged") -> None:
+    """Say on standard error where a graph has queries that are gallery items, too."""
+    import numpy as np
+
+    if judged.rerank is None or not judged.same_item:
+        return
+    twins = np.isin(judged.labelled.query.item, judged.labelled.gallery.item).sum()
+    if twins:
+        click.echo(
+            f"{twins:,} of {len(judged.labelled.query):,} queries are gallery items, too: each is "
+            "its own neighbour in the graph, which changes what re-ranking does",
+            err=True,
+        )
 
 
 def _write_table(path: Path, table: "pa.Table") -> None:

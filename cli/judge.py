@@ -15,7 +15,7 @@ from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
 from reid_index.evaluate import Evaluation, evaluate
 from reid_index.fusion import FusedScores, Fusion
-from reid_index.graph import Graph, make_graph, read_graph
+from reid_index.graph import Graph, make_graph
 from reid_index.protocol import Labelled, get_protocol, label
 from reid_index.rerank_query import QueryReranking, QueryScores
 from reid_index.scores import MatrixScores, Scores, VectorScores
@@ -79,6 +79,7 @@ def judge(question: Question) -> Judged:
     """Evaluate. Raises what the sides, the labels, re-ranking and the measures raise."""
     start = time.perf_counter()
     get_protocol(question.protocol)
+    _refuse_needless(question)
     gallery, queries = _open(question)
     labelled = label(queries.items, gallery.items, unlabelled=question.unlabelled)
     gallery = _kept(gallery, labelled.gallery_rows)
@@ -132,6 +133,16 @@ def _same_gallery(gallery: Path, queries: Path) -> bool:
         return False
     one, other = gallery.resolve(), queries.resolve()
     return one == other or one in other.parents or other in one.parents
+
+
+def _refuse_needless(question: Question) -> None:
+    """Raise UsageError for what says nothing about this question."""
+    paths = (question.gallery, question.queries)
+    folders = any(sides.kind_of(path) == "dataset" for path in paths)
+    if question.device != "cpu" and not folders and question.rerank != "joint":
+        raise UsageError("--device is for dataset folders and for --rerank joint")
+    if question.split_number and (question.split is not None or not folders):
+        raise UsageError("--split-number is for dataset folders that have several splits")
 
 
 def _open(question: Question) -> tuple[Side, Side]:
@@ -247,10 +258,7 @@ def _graph(
 ) -> Graph:
     """The graph that is kept with the gallery, where it is of just these rows and for these
     parameters; or one made now."""
-    whole = gallery.gallery
-    folder = None if whole is None else whole.attached("graph")
-    if whole is not None and folder is not None and not whole.is_stale("graph"):
-        kept = read_graph(folder)
-        if kept.fits(reranking):
-            return kept
+    kept = None if gallery.gallery is None else gallery.gallery.graph
+    if kept is not None and kept.fits(reranking):
+        return kept
     return make_graph(vectors, items=items, reranking=reranking)

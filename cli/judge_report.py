@@ -55,7 +55,7 @@ def write_judged(folder: Path, judged: Judged) -> None:
         pictures.append(
             Picture(
                 name="before-after",
-                caption=f"Average precision of each query, as extracted and {final}.",
+                caption=f"{after.ap_name} of each query, as extracted and {final}.",
                 figure=before_after_figure(before, after),
             )
         )
@@ -177,7 +177,12 @@ def _strip(judged: Judged, query: int) -> Strip:
     right, out = _relation(judged, query)
     rows = np.flatnonzero(~out)
     keys = judged.scores.exact(np.full(len(rows), query), rows)
-    best = rows[np.lexsort((judged.labelled.gallery.item[rows], keys))[:_SHOWN]]
+    order = np.lexsort((judged.labelled.gallery.item[rows], keys))[:_SHOWN]
+    best, beside = rows[order], [""] * len(order)
+    if judged.question.others:
+        beside = [f", fused {-key:.4g}" for key in keys[order]]
+    elif judged.rerank is not None:
+        beside = [f", re-ranked {key:.3f}" for key in keys[order]]
     euclidean = judged.gallery.metric is Metric.EUCLIDEAN
     plain = _original(
         judged.plain.exact(np.full(len(best), query), best).astype(np.float32),
@@ -192,16 +197,17 @@ def _strip(judged: Judged, query: int) -> Strip:
         image=image,
         label=label,
         ap=float(judged.final.ap[query]),
+        ap_name=judged.final.ap_name,
         candidates=[
             Candidate(
                 rank=rank,
                 image=shown,
                 label=text,
                 right=bool(right[row]),
-                score=f"{name} {value:.3f}",
+                score=f"{name} {value:.3f}{more}",
             )
-            for rank, (row, shown, text, value) in enumerate(
-                zip(best, images, labels, plain, strict=True), start=1
+            for rank, (row, shown, text, value, more) in enumerate(
+                zip(best, images, labels, plain, beside, strict=True), start=1
             )
         ],
     )

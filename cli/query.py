@@ -7,7 +7,7 @@ import click
 
 from reid_index.errors import UsageError
 
-from .rerank_options import make_reranking, refuse_without_rerank, rerank_options
+from .rerank_options import make_reranking, refuse_given, rerank_options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -155,7 +155,10 @@ def command(
         else:
             text = {"table": table, "jsonl": jsonl}[form](result)
     _write(text, out)
-    for note in filter(None, (result.note, hidden)):
+    notes = [result.note, hidden]
+    if rerank and not explain:
+        notes += _rerank_notes(result, is_item=item is not None)
+    for note in filter(None, notes):
         click.echo(note, err=True)
     if explain:
         click.echo(_explanation(result, times, where=where, not_camera=not_camera), err=True)
@@ -172,7 +175,7 @@ def _refuse_senseless(
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
     if not rerank:
-        refuse_without_rerank("rerank_graph")
+        refuse_given("k1", "k2", "lambda_", "rerank_graph", without="--rerank")
 
 
 def _target(
@@ -303,6 +306,14 @@ def _sheet(
     return page, (
         f"{hidden} of {len(shown)} pictures cannot be shown; --root says where they are now"
     )
+
+
+def _rerank_notes(result: "Result", *, is_item: bool) -> list[str]:
+    """What a reader of re-ranked ranks must know."""
+    notes = [] if result.exact else [f"not exact: {result.plan}"]
+    if is_item:
+        notes.append("the item is in the graph twice, as query and as itself")
+    return notes
 
 
 def _write(text: str, out: Path | None) -> None:

@@ -37,11 +37,13 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """A query and its ranked list, best first. ap: its average precision in [0, 1]."""
+    """A query and its ranked list, best first. ap: its average precision in [0, 1], which is to be
+    called ap_name: AP@k where the list was cut."""
 
     image: Image.Image | None
     label: str
     ap: float
+    ap_name: str = "AP"
     candidates: Sequence[Candidate]
 
 

@@ -33,14 +33,13 @@ def rerank_options(function: Function) -> Function:
     return function
 
 
-def refuse_without_rerank(*names: str) -> None:
-    """Raise UsageError where one of these parameters was given: without --rerank they say
-    nothing."""
+def refuse_given(*names: str, without: str) -> None:
+    """Raise UsageError where one of these parameters was given on the command line: they say
+    nothing without the option named."""
     context = click.get_current_context()
-    for name in ("k1", "k2", "lambda_", *names):
+    for name in names:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = name.strip("_").replace("_", "-")
-            raise UsageError(f"--{option} belongs to --rerank")
+            raise UsageError(f"--{name.strip('_').replace('_', '-')} belongs to {without}")
 
 
 def make_reranking(*, k1: int, k2: int, lambda_: float) -> "Reranking":

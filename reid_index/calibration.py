@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CorruptGallery, UsageError
+from .errors import CorruptGallery, NoCalibration, UsageError
 from .gallery import Gallery
 from .metric import Metric
 from .pairs import (
@@ -303,11 +303,17 @@ def listed_histograms(
 
 
 def _span(vectors: NDArray[np.float32], metric: Metric) -> float:
-    """A power of two that no score exceeds, but for rounding."""
+    """A power of two that no similarity exceeds, but for rounding; of distances those of outliers
+    may, which then count as the largest: were the span theirs, the others would share a bin."""
     if metric is Metric.COSINE:
         return 1.0
-    norm = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64).max(initial=0))
-    largest = 2 * norm if metric is Metric.EUCLIDEAN else norm**2
+    if metric is Metric.EUCLIDEAN and len(vectors):
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        lengths = np.array([np.linalg.norm(vector - mean) for vector in vectors])
+        largest = 4 * float(np.quantile(lengths, 0.95))
+    else:
+        norms = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        largest = float(norms.max(initial=0))
     return float(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else 1.0
 
 
@@ -355,9 +361,10 @@ def calibrate(
     search through other cameras meets; pairs of two people count from all cameras in any case.
     max_rows: of more items than that, whole people (scenes, for tracks) are drawn, by seed.
 
-    Raises UsageError where nothing tells who is who, there is no pair of one person or none of
-    two, or they cannot tell the wanted false_match_rate; BadSource (`read_pairs`).
+    Raises NoCalibration where there is no pair of one person or none of two; UsageError where
+    nothing tells who is who, or not the wanted false_match_rate; BadSource (`read_pairs`).
     """
+    generation, items = gallery.manifest.generation, len(gallery)
     if listed is not None:
         origin = "pairs"
         pairs = read_pairs(listed, gallery.items)
@@ -377,13 +384,13 @@ def calibrate(
         )
     for counts, what in ((histograms.positives, "one person"), (histograms.negatives, "two")):
         if not counts.any():
-            raise UsageError(f"{gallery.path}: {_MISSING[what, origin]}")
+            raise NoCalibration(f"{gallery.path}: {_MISSING[what, origin]}")
     made = Calibration(
         histograms=histograms,
         origin=origin,
         same_camera=same_camera,
-        generation=gallery.manifest.generation,
-        items=len(gallery),
+        generation=generation,
+        items=items,
         rows=len(rows),
         usable=usable,
         false_match_rate=false_match_rate,

@@ -17,6 +17,7 @@
     ├── GalleryLocked (BlockingIOError)    another process is writing
     ├── CorruptGallery (ValueError)        a file changed or is gone
     ├── NoGraph (LookupError)              re-ranking needs a neighbour graph that is not there
+    ├── NoCalibration (LookupError)        nothing tells what a gallery's scores mean
     ├── FormatTooNew (ValueError)          written by a newer version of this project
     └── MissingExtra (ImportError)         an optional package is not installed
 
@@ -95,6 +96,11 @@ class CorruptGallery(ReidIndexError, ValueError):
 
 class NoGraph(ReidIndexError, LookupError):
     """Re-ranking needs the gallery's neighbour graph, and it has none, or a stale one."""
+
+
+class NoCalibration(ReidIndexError, LookupError):
+    """A threshold is to come from the gallery's calibration, and it has none; or what it is to be
+    made from tells nobody apart."""
 
 
 class FormatTooNew(ReidIndexError, ValueError):

@@ -45,6 +45,11 @@ class Evaluation:
     inp: NDArray[np.float64]
     seconds: Mapping[str, float]
 
+    @property
+    def ap_name(self) -> str:
+        """What a query's average precision is to be called: of a cut list, AP@k."""
+        return "AP" if self.at is None else f"AP@{self.at}"
+
 
 def evaluate(
     scores: Scores,
@@ -169,8 +174,8 @@ def per_query(evaluation: Evaluation, labelled: Labelled, query_items: pa.Table)
     """A row for each query that was evaluated, in order.
 
     Columns: item, source, person, camera as in query_items (item: row number where it has none);
-    relevant: matches there are; ap, inp, first_rank, last_rank: of the whole list, save that ap is
-    cut as the evaluation was; null for a query without a match.
+    relevant: matches there are; ap, inp, first_rank, last_rank: of the whole list, save that
+    ap is called ap@k and cut where the evaluation was; null for a query without a match.
     """
     rows = pa.array(labelled.query_rows)
     ranks, counts = evaluation.ranks, evaluation.ranks.relevant
@@ -189,7 +194,7 @@ def per_query(evaluation: Evaluation, labelled: Labelled, query_items: pa.Table)
             "item": labelled.query.item,
             **known,
             "relevant": counts,
-            "ap": pa.array(evaluation.ap, mask=none),
+            evaluation.ap_name.lower(): pa.array(evaluation.ap, mask=none),
             "inp": pa.array(evaluation.inp, mask=none),
             "first_rank": pa.array(ends[0], mask=none),
             "last_rank": pa.array(ends[1], mask=none),

@@ -167,6 +167,10 @@ def _shares(keys: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys mapped linearly to [0, 1], the lowest to 1; all 0 where all are equal."""
     if len(keys) == 0 or keys.max() == keys.min():
         return np.zeros(len(keys))
+    if np.abs(keys).max() > 1e307:
+        keys = (
+            keys / 4
+        )  # or the range may be too large for a number; exact, so nothing else changes
     greatest = keys.max()
     shares: NDArray[np.float64] = (greatest - keys) / (greatest - keys.min())
     return shares

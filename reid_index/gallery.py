@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,13 @@ from .manifest import (
     writer_lock,
 )
 from .metric import Metric
-from .query import Reranker, answer
+from .query import answer
 from .result import Result
 from .shard import Shard, merge_shards, numbered, open_shard, write_shard
 from .vectors import ArrayStream
 
 if TYPE_CHECKING:
+    from .graph import Graph
     from .rerank import Reranking
     from .rerank_gallery import WholeGallery
 
@@ -349,8 +351,9 @@ class Gallery:
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the query")
+        present = self._generation  # another thread may add meanwhile
         return answer(
-            self._generation.searched,
+            present.searched,
             query,
             k=k,
             where=where,
@@ -358,48 +361,22 @@ class Gallery:
             threshold=threshold,
             combine=combine,
             reranker=None
-            if rerank is None or len(self) == 0
-            else self._reranker(rerank, rerank_graph),
+            if rerank is None or present.manifest.rows == 0
+            else partial(present.reranker, rerank, rerank_graph),
         )
 
-    def _reranker(self, rerank: "Reranking", graph: str) -> Reranker:
-        if self.metric is Metric.INNER_PRODUCT:
-            raise UsageError("re-ranking needs distances: an inner product gallery has none")
-        if graph not in ("whole", "allowed"):
-            raise UsageError(f"there is no graph {graph!r} to re-rank with: 'whole' or 'allowed'")
-        if graph == "whole":
-            return self.reranking(rerank)
-        from .rerank_gallery import AllowedRows
-
-        return AllowedRows(self._generation.matrix, self.items["item"].to_numpy(), rerank)
+    @property
+    def graph(self) -> "Graph | None":
+        """The neighbour graph of the present rows, if one is kept and not stale. Raises
+        CorruptGallery."""
+        return self._generation.graph[0]
 
     def reranking(self, rerank: "Reranking") -> "WholeGallery":
         """Re-ranking of single queries with the graph of all rows, kept for the next query.
 
         Raises NoGraph where there are too many rows to make the graph now; see `search`.
         """
-        prepared = self._generation.rerankings
-        if rerank not in prepared:
-            from .graph import read_graph
-            from .rerank_gallery import gallery_reranking
-
-            folder = self.attached("graph")
-            graph, has = None, "no neighbour graph"
-            if folder is not None and self.is_stale("graph"):
-                has = "a stale neighbour graph, items having been added,"
-            elif folder is not None:
-                graph = read_graph(folder)
-                has = f"a neighbour graph for k1 = {graph.k1}"
-            wanted = f"--k1 {rerank.k1} --k2 {rerank.k2}"
-            prepared[rerank] = gallery_reranking(
-                self._generation.matrix,
-                self.items["item"].to_numpy(),
-                rerank,
-                graph=graph if graph is not None and graph.fits(rerank) else None,
-                missing=f"{self.path} has {has} and too many items to make one for a query: run "
-                f"`reid graph {self.path} {wanted}`",
-            )
-        return prepared[rerank]
+        return self._generation.reranking(rerank)
 
     def build_graph(self, rerank: "Reranking", *, exact: bool | None = None) -> bool:
         """Make the neighbour graph of the present rows and keep it with them, in one commit;
@@ -413,14 +390,13 @@ class Gallery:
             raise UsageError("a graph needs distances: an inner product gallery has none")
         from .graph import make_graph, write_graph
 
-        graph = make_graph(
-            self._generation.matrix,
-            items=self.items["item"].to_numpy(),
-            reranking=rerank,
-            exact=exact,
-        )
+        present = self._generation  # another thread may add meanwhile
+        items = present.searched.items["item"].to_numpy()
+        graph = make_graph(present.matrix, items=items, reranking=rerank, exact=exact)
         self.attach(
-            "graph", lambda folder: write_graph(folder, graph), generation=self.manifest.generation
+            "graph",
+            lambda folder: write_graph(folder, graph),
+            generation=present.manifest.generation,
         )
         return graph.exact
 

@@ -9,16 +9,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .errors import CorruptGallery
+from .errors import CorruptGallery, UsageError
 from .items import STANDARD, stack
 from .knn import Block
 from .manifest import Manifest
-from .query import Searched
+from .metric import Metric
+from .query import Reranker, Searched
 from .shard import Shard, open_shard
 
 if TYPE_CHECKING:
+    from .graph import Graph
     from .rerank import Reranking
     from .rerank_gallery import WholeGallery
+
+_PREPARED = 4
+"""Parameters of re-ranking that a gallery stays prepared for."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,64 @@ class Generation:
         return np.concatenate([block.astype(np.float32) for block in blocks])
 
     @cached_property
-    def rerankings(self) -> "dict[Reranking, WholeGallery]":
-        """What has been prepared for re-ranking, by its parameters."""
+    def graph(self) -> "tuple[Graph | None, str]":
+        """The neighbour graph of just these rows, mapped, if one is kept; and what is kept, in
+        words."""
+        from .graph import read_graph
+
+        kept = [entry for entry in self.manifest.attached if entry.kind == "graph"]
+        if not kept:
+            return None, "no neighbour graph"
+        if kept[0].covers != self.manifest.folders:
+            return None, "a stale neighbour graph, items having been added,"
+        folder = self.path / kept[0].folder
+        if not folder.is_dir():
+            return None, "a neighbour graph that a later generation has replaced"
+        graph = read_graph(folder, rows=self.manifest.rows)
+        return graph, f"a neighbour graph for k1 = {graph.k1}"
+
+    def reranker(self, rerank: "Reranking", graph: str) -> Reranker:
+        """What re-ranks one query, with the graph of all rows ("whole") or of the "allowed".
+
+        Raises UsageError, NoGraph (see `reranking`).
+        """
+        if self.manifest.metric is Metric.INNER_PRODUCT:
+            raise UsageError("re-ranking needs distances: an inner product gallery has none")
+        if graph not in ("whole", "allowed"):
+            raise UsageError(f"there is no graph {graph!r} to re-rank with: 'whole' or 'allowed'")
+        if graph == "whole":
+            return self.reranking(rerank)
+        from .rerank_gallery import AllowedRows
+
+        return AllowedRows(self.matrix, self.searched.items["item"].to_numpy(), rerank)
+
+    def reranking(self, rerank: "Reranking") -> "WholeGallery":
+        """Re-ranking with the graph of all rows, kept for the next query.
+
+        Raises NoGraph where none is kept for these parameters and there are too many rows to make
+        one now.
+        """
+        from .rerank_gallery import gallery_reranking
+
+        prepared = self._prepared.get(rerank)
+        if prepared is None:
+            graph, has = self.graph
+            fits = graph is not None and graph.fits(rerank)
+            prepared = gallery_reranking(
+                self.matrix,
+                self.searched.items["item"].to_numpy(),
+                rerank,
+                graph=graph if fits else None,
+                missing=f"{self.path} has {has} and too many items to make one for a query: run "
+                f"`reid graph {self.path} --k1 {rerank.k1} --k2 {rerank.k2}`",
+            )
+            while len(self._prepared) >= _PREPARED:
+                self._prepared.pop(next(iter(self._prepared)), None)
+            self._prepared[rerank] = prepared
+        return prepared
+
+    @cached_property
+    def _prepared(self) -> "dict[Reranking, WholeGallery]":
         return {}
 
 

@@ -5,6 +5,7 @@ graph.json    what they are
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from .errors import BadShard, CorruptGallery
 from .files import write_json
 from .knn import approximate_neighbours
 from .neighbours import Neighbourhood, exact_neighbours, neighbourhood
-from .reciprocal import Sparse, fill_distances, inverted, robust_sets
+from .reciprocal import Sparse, fill_distances, inverted, robust_sets, room
 from .rerank import Reranking
 from .vectors import ArrayStream, map_arrays, write_vectors
 
@@ -122,8 +123,11 @@ def write_graph(folder: Path, graph: Graph) -> None:
     )
 
 
-def read_graph(folder: Path) -> Graph:
-    """Open a graph; its arrays are mapped. Raises CorruptGallery."""
+def read_graph(folder: Path, *, rows: int) -> Graph:
+    """Open a graph of so many rows; its arrays are mapped.
+
+    All indices are looked at, as compiled loops follow them without a check. Raises CorruptGallery.
+    """
     try:
         data = json.loads((folder / "graph.json").read_bytes())
         arrays = map_arrays(folder / "graph.h5", _KINDS)
@@ -146,9 +150,7 @@ def read_graph(folder: Path) -> Graph:
             k1=int(data["k1"]),
             exact=bool(data["exact"]),
         )
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if shapes != _shapes(data["rows"], data["neighbours"], graph):
-            raise ValueError(f"its arrays have the shapes {shapes}")
+        _check(graph, arrays, rows=rows, neighbours=int(data["neighbours"]))
     except (OSError, BadShard, LookupError, TypeError, ValueError) as error:
         raise CorruptGallery(
             f"{folder}: the neighbour graph cannot be read ({error}); reid graph makes it again"
@@ -156,10 +158,10 @@ def read_graph(folder: Path) -> Graph:
     return graph
 
 
-def _shapes(rows: int, neighbours: int, graph: Graph) -> dict[str, tuple[int, ...]]:
-    """What the arrays' shapes must be, so that no index that is read leads out of them."""
+def _check(graph: Graph, arrays: Mapping[str, NDArray[Any]], *, rows: int, neighbours: int) -> None:
+    """Raise ValueError unless every index leads to where something is."""
     members, holders = int(graph.sets.offsets[-1]), int(graph.holders.offsets[-1])
-    return {
+    expected = {
         "index": (rows, neighbours),
         "squared": (rows, neighbours),
         "farthest": (rows,),
@@ -169,3 +171,14 @@ def _shapes(rows: int, neighbours: int, graph: Graph) -> dict[str, tuple[int, ..
         "holder_offsets": (rows + 1,),
         "holder_index": (holders,),
     }
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != expected or neighbours <= graph.k1 or graph.k1 < 1:
+        raise ValueError(f"its arrays have the shapes {shapes}, not those of {rows} rows")
+    for sparse in (graph.sets, graph.holders):
+        if sparse.offsets[0] != 0 or (np.diff(sparse.offsets) < 0).any():
+            raise ValueError("its offsets do not ascend")
+    if np.diff(graph.sets.offsets).max() > room(graph.k1):
+        raise ValueError("a set has more members than there can be")
+    for index in (graph.near.index, graph.sets.index, graph.holders.index):
+        if index.size and not 0 <= index.min() <= index.max() < rows:
+            raise ValueError("it names rows that are not there")

@@ -78,7 +78,7 @@ def neighbourhood(
     far_settled = farthest - error > beyond
     lists = Neighbourhood(index, squared, farthest)
     unsettled = np.flatnonzero(~(near_settled & far_settled))
-    _settle(vectors, centred, norms, error, unsettled, lists, order=order)
+    _settle(vectors, centred, norms, unsettled, lists, order=order)
     return lists
 
 
@@ -136,9 +136,9 @@ def _centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return centred
 
 
-def squared_norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+def squared_norms(vectors: NDArray[np.float32], *, least: float = 1e-30) -> NDArray[np.float64]:
     """‖x‖² of rows, (N,). Raises NotFiniteError where squared distances overflow float32, or all of
-    them vanish in it."""
+    them vanish in it: none of the rows has `least`."""
     norms = np.concatenate(
         [
             np.einsum("nd,nd->n", piece, piece, dtype=np.float64)
@@ -150,7 +150,7 @@ def squared_norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
             "the vectors are too long for re-ranking: squared distances do not fit float32; "
             "scale them down"
         )
-    if 0 < norms.max() < 1e-30:
+    if 0 < norms.max() < least:
         raise NotFiniteError(
             "the vectors are too short for re-ranking: squared distances vanish in float32; "
             "scale them up"
@@ -464,7 +464,6 @@ def _settle(
     vectors: NDArray[np.float32],
     centred: NDArray[np.float32],
     norms: NDArray[np.float64],
-    error: NDArray[np.float64],
     rows: NDArray[np.intp],
     lists: Neighbourhood,
     *,
@@ -472,15 +471,17 @@ def _settle(
 ) -> None:
     """Do the lists of those rows again from every row that can belong to them: many lie as near as
     the last, as duplicates do, or as far as the farthest."""
-    wide, k = norms.astype(np.float32), lists.index.shape[1]
+    wide, lengths, k = norms.astype(np.float32), np.sqrt(norms), lists.index.shape[1]
     for start in range(0, len(rows), 256):
         some = rows[start : start + 256]
         values = wide[some, None] + wide - 2 * (centred[some] @ centred.T)
         for row, approximate in zip(some, values, strict=True):
-            last = np.partition(approximate, k - 1)[k - 1]
-            near = np.flatnonzero(approximate <= last + 2 * error[row])
+            # Of each pair, or one long vector would make all others doubtful.
+            off = rounding(centred, norms, lengths[row])
+            lowest, highest = approximate - off, approximate + off
+            near = np.flatnonzero(lowest <= np.partition(highest, k - 1)[k - 1])
             exact = pair_distances(vectors, np.full(len(near), row), near)
             best = np.lexsort((order[near], exact))[:k]
             lists.index[row], lists.squared[row] = near[best], exact[best]
-            far = np.flatnonzero(approximate >= approximate.max() - 2 * error[row])
+            far = np.flatnonzero(highest >= lowest.max())
             lists.farthest[row] = pair_distances(vectors, np.full(len(far), row), far).max()

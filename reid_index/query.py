@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -71,9 +71,10 @@ def answer(
     not_camera: Sequence[int],
     threshold: float | None,
     combine: str,
-    reranker: Reranker | None = None,
+    reranker: Callable[[], Reranker] | None = None,
 ) -> Result:
-    """Answer one query; see `Gallery.search` for the arguments and what is raised."""
+    """Answer one query; see `Gallery.search` for the arguments and what is raised. reranker: makes
+    the one to rank with, if anything is allowed."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise UsageError(f"k must be a whole number from 1 up, got {k!r}")
     if threshold is not None and not math.isfinite(threshold):
@@ -86,7 +87,7 @@ def answer(
 
     start = time.perf_counter()
     distances: list[float | None]
-    if reranker is None:
+    if reranker is None or (allowed is not None and not allowed.any()):
         found = _search(searched, vectors, k, allowed=allowed)
         kept = len(found.rows)
         if threshold is not None:
@@ -97,7 +98,7 @@ def answer(
         if len(vectors) > 1:
             raise UsageError("re-ranking takes one vector: combine several with 'mean'")
         passing = _passing(searched, vectors[0], threshold, allowed)
-        ranked = reranker(vectors[0], k, allowed=allowed, passing=passing)
+        ranked = reranker()(vectors[0], k, allowed=allowed, passing=passing)
         rows, path, exact = ranked.rows, ranked.path, ranked.exact
         scores = _scores(searched, vectors[0], rows)
         distances = ranked.distances.tolist()
@@ -136,8 +137,20 @@ def _passing(
     comparable between queries, so no threshold applies to it."""
     if threshold is None:
         return allowed
-    passing = np.zeros(searched.items.num_rows, np.bool_)
-    rows = np.arange(len(passing)) if allowed is None else np.flatnonzero(allowed)
+    passing = np.ones(searched.items.num_rows, np.bool_) if allowed is None else allowed.copy()
+    doubtful = passing.copy()
+    if searched.metric is not Metric.EUCLIDEAN:
+        offset = 0
+        for block in searched.blocks:
+            here = slice(offset, offset + len(block.vectors))
+            if block.vectors.dtype == np.float32:
+                near = cast("NDArray[np.float32]", block.vectors) @ query
+                # What a float32 sum may be off by; see knn.py.
+                error = (len(query) + 8) * 2.0**-24 * block.max_norm * np.linalg.norm(query) + 1e-30
+                passing[here] &= near >= threshold
+                doubtful[here] &= np.abs(near - threshold) <= error + 2.0**-23 * abs(threshold)
+            offset = here.stop
+    rows = np.flatnonzero(doubtful)
     passing[rows] = _reaches(_scores(searched, query, rows), threshold, searched.metric)
     return passing
 

@@ -56,7 +56,7 @@ class Reranking:
         if nodes < self.length:
             raise UsageError(
                 f"re-ranking with k1 = {self.k1}, k2 = {self.k2} needs at least {self.length} "
-                f"items, queries included, and there are {nodes}: choose smaller ones"
+                f"items and there are {nodes}: choose a smaller k1 or k2"
             )
 
 

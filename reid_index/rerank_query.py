@@ -18,9 +18,6 @@ from .neighbours import rounding, select, squared_distance, squared_norms
 from .reciprocal import half, room
 from .rerank import Reranking, blended
 
-_KEPT = 2**24
-"""Distances of former queries that an evaluation keeps at a time: 64 MiB."""
-
 
 @dataclass(frozen=True)
 class Reranked:
@@ -47,8 +44,8 @@ class Reranked:
             there = self.rows[place] == rows
             jaccard[there] = self.jaccard[place[there]]
         squared = distances_to(self.query, self.vectors, rows).astype(np.float64)
-        scaled = squared / self.farthest if self.farthest > 0 else np.zeros(len(rows))
-        return blended(jaccard, scaled, self.lambda_)
+        inverse = 1 / self.farthest if self.farthest > 0 else 0.0
+        return blended(jaccard, squared * inverse, self.lambda_)
 
     def best(
         self, k: int, items: NDArray[np.int64], allowed: NDArray[np.bool_] | None
@@ -101,7 +98,7 @@ class QueryReranking:
         """Distances of one query (D,) to all rows."""
         graph, k1, k2 = self._graph, self._reranking.k1, self._reranking.k2
         rows = len(self._vectors)
-        norm = squared_norms(query[None])
+        norm = squared_norms(query[None], least=0)
         squared = self._vectors @ query
         squared *= -2
         squared += self._wide
@@ -225,7 +222,10 @@ class QueryScores:
 
     def chunk(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Distances (stop - start, G) and how far each query's may be off."""
-        some = [self._of(query) for query in range(start, stop)]
+        self._done = {
+            query: self._reranking.rerank(self._vectors[query]) for query in range(start, stop)
+        }
+        some = list(self._done.values())
         return (
             np.stack([one.approximate for one in some]),
             np.array([one.error for one in some], np.float64),
@@ -240,8 +240,5 @@ class QueryScores:
         return out
 
     def _of(self, query: int) -> Reranked:
-        if query not in self._done:
-            if len(self._done) * self.gallery >= _KEPT:
-                self._done.clear()
-            self._done[query] = self._reranking.rerank(self._vectors[query])
-        return self._done[query]
+        """Of the chunk that was handed out last, which is asked about next; else anew."""
+        return self._done.get(query) or self._reranking.rerank(self._vectors[query])

@@ -15,8 +15,9 @@ from reid_index import Gallery
 
 KEYS = (
     *("mAP", "mINP", "rank1", "rank5", "rank10", "rank20", "queries", "answerable", "gallery"),
-    *("ap_rule", "rerank", "seconds"),
+    *("ap_rule", "rerank", "seconds", "unanswerable", "protocol", "fuse"),
 )
+REST = ("rerank", "seconds", "unanswerable", "protocol", "fuse")
 SMALL = ("--k1", "5", "--k2", "3")
 
 
@@ -89,7 +90,7 @@ def evaluated(*arguments):
     result = succeed("evaluate", *arguments, "--format", "json")
     (line,) = result.stdout.splitlines()
     found = json.loads(line, parse_constant=refuse)
-    rest = {name: found.pop(name) for name in ("rerank", "seconds")}
+    rest = {name: found.pop(name) for name in REST}
     return found, rest, result.stderr
 
 

@@ -20,7 +20,7 @@ from reid_index.calibration import (
     read_calibration,
     write_calibration,
 )
-from reid_index.errors import BadSource, CorruptGallery, UsageError
+from reid_index.errors import BadSource, CorruptGallery, NoCalibration, UsageError
 from reid_index.items import conform
 from reid_index.oracle import score
 from reid_index.pairs import NEGATIVE, POSITIVE, labelled_pairs, sample, track_pairs
@@ -160,13 +160,13 @@ def test_counts_by_hand(monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int]) 
 @pytest.mark.parametrize(
     ("metric", "span", "same", "different"),
     [
-        # In steps of 2⁻¹⁰ and 2⁻¹²; the last bin ends at the distance 0.
+        # In steps of 2⁻¹⁰ and 2⁻¹¹; the last bin ends at the distance 0.
         ("inner_product", 32.0, {25.0: 1}, {-25.0: 2, -9.0: 1, 9.0: 2}),
         (
             "euclidean",
-            16.0,
-            {2**-12: 1},
-            {10.0: 2, 4.0: 2, float(np.ceil(52**0.5 * 2**12) / 2**12): 1},
+            32.0,
+            {2**-11: 1},
+            {10.0: 2, 4.0: 2, float(np.ceil(52**0.5 * 2**11) / 2**11): 1},
         ),
     ],
 )
@@ -182,6 +182,20 @@ def test_other_metrics_by_hand(
     made = calibrate(gallery, false_match_rate=0.5)
     assert counted(made.histograms) == {"same": same, "different": different}
     assert made.histograms.span == span
+
+
+def test_one_distant_vector_does_not_blur_the_others(
+    rng: np.random.Generator, make_gallery: MakeGallery
+) -> None:
+    vectors = np.repeat(10 * rng.normal(size=(20, 8)), 3, axis=0) + rng.normal(size=(60, 8))
+    people = [{"person": f"p{row // 3}", "camera": row % 3} for row in range(60)]
+    near = make_gallery("near", dim=8, metric="euclidean")
+    near.add(vectors, people)
+    vectors[59] *= 1e5
+    far = make_gallery("far", dim=8, metric="euclidean")
+    far.add(vectors, people)
+    expected = calibrate(near, false_match_rate=0.01).threshold(0.01)
+    assert calibrate(far, false_match_rate=0.01).threshold(0.01) == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.parametrize("metric", list(Metric))
@@ -276,7 +290,7 @@ def test_what_cannot_be_calibrated_is_one_line(
 ) -> None:
     gallery = make_gallery()
     gallery.add([[1, 0, 0]] * len(rows), rows)
-    with pytest.raises(UsageError, match=words) as caught:
+    with pytest.raises((NoCalibration, UsageError), match=words) as caught:
         calibrate(gallery, **options)
     assert "\n" not in str(caught.value)
 
@@ -403,7 +417,7 @@ def test_a_list_that_is_refused(
     path = tmp_path / "pairs.csv"
     if text is not None:
         path.write_text(text)
-    with pytest.raises((BadSource, UsageError), match=words) as caught:
+    with pytest.raises((BadSource, NoCalibration, UsageError), match=words) as caught:
         calibrate(listed, listed=path, false_match_rate=1.0)
     assert "\n" not in str(caught.value)
 

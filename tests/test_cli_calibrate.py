@@ -70,7 +70,7 @@ def test_auto_can_answer_that_somebody_is_not_there(gallery: Gallery, tmp_path: 
     np.save(tmp_path / "known.npy", VECTORS[2:3])
     np.save(tmp_path / "stranger.npy", np.array([[0, -1, 0]], np.float32))
     refused = run("query", gallery.path, tmp_path / "known.npy", "--threshold", "auto")
-    assert_refused(refused, code=2, text=f"`reid calibrate {gallery.path}` makes it")
+    assert_refused(refused, code=1, text=f"`reid calibrate {gallery.path}` makes it")
     succeed("calibrate", gallery.path, "--false-match-rate", "0.1")
     query = ("--threshold", "auto", "--format", "jsonl")
     found = succeed("query", gallery.path, tmp_path / "known.npy", *query)
@@ -115,3 +115,14 @@ def test_what_is_refused_changes_nothing(
 ) -> None:
     assert_refused(run("calibrate", gallery.path, *options), code=code, text=text)
     assert Gallery.open(gallery.path).attached("calibration") is None
+
+
+def test_a_picture_of_the_histograms(gallery: Gallery, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "scores.svg"
+    succeed("calibrate", gallery.path, "--false-match-rate", "0.5", "--picture", path)
+    assert path.read_text().startswith("<svg")
+    generation = Gallery.open(gallery.path).manifest.generation
+    refused = run("calibrate", gallery.path, "--picture", tmp_path / "scores.pdf")
+    assert_refused(refused, code=2, text="a .svg or .png file, please")
+    assert Gallery.open(gallery.path).manifest.generation == generation

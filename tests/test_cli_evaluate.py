@@ -294,6 +294,18 @@ def test_an_approximate_graph_is_called_so(apart, second, monkeypatch):
     assert evaluated(gallery, queries, *options)[1]["rerank"] == name
 
 
+def test_joint_through_torch_is_the_same(world, halves):
+    options = (world[2], world[2], "--split", halves[2], "--rerank", "joint", *SMALL)
+    found, _, _ = evaluated(*options)
+    again, _, _ = evaluated(*options, "--device", "cpu:0")
+    assert_figures(again, found)
+
+
+def test_twins_are_told(world):
+    _, _, told = evaluated(world[2], world[2], "--rerank", "joint", *SMALL)
+    assert "queries are gallery items, too: each is its own neighbour in the graph" in told
+
+
 # Fusion
 
 

@@ -136,12 +136,23 @@ def test_an_inner_product_is_no_distance(world, tmp_path):
 
 def test_figures_are_printed_though_a_file_cannot_be_written(world, tmp_path):
     (tmp_path / "q.csv").mkdir()
-    for path in (tmp_path / "none" / "q.csv", tmp_path / "q.csv"):
-        result = run("evaluate", world[2], world[2], "--per-query", path, "--format", "json")
-        assert result.exit_code == 1
-        assert json.loads(result.stdout)["queries"] == 54
-        last = result.stderr.splitlines()[-1]
-        assert last.startswith("reid: ")
-        assert path.name in last
-        assert "fault of reid-index" not in last
-        assert [left.name for left in tmp_path.iterdir()] == ["q.csv"]
+    path = tmp_path / "q.csv"
+    result = run("evaluate", world[2], world[2], "--per-query", path, "--format", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["queries"] == 54
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("reid: ")
+    assert path.name in last
+    assert "fault of reid-index" not in last
+    assert [left.name for left in tmp_path.iterdir()] == ["q.csv"]
+
+
+def test_files_that_cannot_be_written_are_told_beforehand(world, tmp_path):
+    (tmp_path / "file").touch()
+    for option, name, text in (
+        ("--per-query", "none/q.csv", "there is no folder"),
+        ("--report", "file", "is a file; name a folder"),
+    ):
+        result = run("evaluate", world[2], world[2], option, tmp_path / name)
+        assert_refused(result, code=2, text=text)
+        assert result.stdout == ""

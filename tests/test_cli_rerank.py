@@ -202,3 +202,15 @@ def test_building_refuses_beforehand_what_can_have_no_graph(tmp_path, vectors):
 def test_there_is_no_graph_of_no_gallery(tmp_path):
     result = run("graph", tmp_path / "none")
     assert_refused(result, code=1, text="there is no such folder; reid build makes one")
+
+
+def test_re_ranking_says_what_its_ranks_are(built, tmp_path, vectors):
+    np.save(tmp_path / "q.npy", vectors[3])
+    assert succeed("query", built, tmp_path / "q.npy", "--rerank").stderr == ""
+    succeed("graph", built, "--mode", "approximate")
+    note = succeed("query", built, tmp_path / "q.npy", "--rerank").stderr
+    assert note.startswith("not exact: ")
+    assert "approximate graph" in note
+    note = succeed("query", built, "--item", "3", "--rerank").stderr
+    assert "the item is in the graph twice, as query and as itself" in note
+    succeed("graph", built)

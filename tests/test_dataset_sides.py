@@ -262,7 +262,8 @@ def test_the_report_shows_the_right_strips(market, tmp_path):
             one = searched[at]
             right = "✓ right" if one["person"] == query["person"] else "✗ wrong"
             assert text == (
-                f"#{rank}{right} similarity {similar[row, at]:.3f} "
+                f"#{rank}{right} similarity {similar[row, at]:.3f}, "
+                f"re-ranked {keys[row, at]:.3f} "
                 f"bounding_box_test/{one['source'].name}, camera {one['camera']}"
             )
     crops = page.all("img")[4:]

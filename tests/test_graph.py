@@ -49,7 +49,7 @@ def made(rng: Rng) -> Graph:
 
 def test_a_graph_is_read_as_it_was_written(made: Graph, tmp_path: Path) -> None:
     write_graph(tmp_path, made)
-    read = read_graph(tmp_path)
+    read = read_graph(tmp_path, rows=60)
     for array in ARRAYS:
         np.testing.assert_array_equal(array(read), array(made), strict=True)
         assert isinstance(array(read), np.memmap)
@@ -85,7 +85,17 @@ def without(name: str) -> Callable[[Path], object]:
 
 def of_other_rows(folder: Path) -> None:
     data = json.loads((folder / "graph.json").read_bytes())
-    (folder / "graph.json").write_text(json.dumps(data | {"rows": 59}))
+    (folder / "graph.json").write_text(json.dumps(data | {"neighbours": 5}))
+
+
+def of_rows_that_are_not_there(folder: Path) -> None:
+    with h5py.File(folder / "graph.h5", "r+") as file:
+        file["set_index"][7] = 60
+
+
+def with_offsets_that_do_not_ascend(folder: Path) -> None:
+    with h5py.File(folder / "graph.h5", "r+") as file:
+        file["set_offsets"][3] = 0
 
 
 @pytest.mark.parametrize(
@@ -101,6 +111,8 @@ def of_other_rows(folder: Path) -> None:
         without("holder_index"),
         without("squared"),
         of_other_rows,
+        of_rows_that_are_not_there,
+        with_offsets_that_do_not_ascend,
     ],
 )
 def test_damaged_files_are_one_line(
@@ -110,7 +122,7 @@ def test_damaged_files_are_one_line(
     damage(tmp_path)
     words = rf"{re.escape(str(tmp_path))}: the neighbour graph cannot be read .*; reid graph makes"
     with pytest.raises(errors.CorruptGallery, match=words) as caught:
-        read_graph(tmp_path)
+        read_graph(tmp_path, rows=60)
     assert "\n" not in str(caught.value)
 
 
@@ -374,7 +386,7 @@ def test_where_nothing_is_allowed_the_answer_is_empty_and_says_so(
 def test_a_k1_beyond_the_gallery_is_one_line(gallery: Gallery, rng: Rng) -> None:
     query = a_query(gallery, rng)
     rerank = Reranking(k1=120)
-    words = "k1 = 120, k2 = 6 needs at least 121 items, .* there are 120: choose smaller"
+    words = "k1 = 120, k2 = 6 needs at least 121 items and there are 120: choose a smaller"
     for which in ("whole", "allowed"):
         with pytest.raises(errors.UsageError, match=words):
             gallery.search(query, rerank=rerank, rerank_graph=which)

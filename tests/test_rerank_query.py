@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from test_neighbours import KINDS
 from test_rerank import opposite, shuffled_ids
 
-from reid_index import Reranking, rerank_joint, rerank_query
+from reid_index import Reranking, rerank_joint
 from reid_index.errors import NotFiniteError, UsageError
 from reid_index.graph import make_graph
 from reid_index.rerank_query import QueryReranking, QueryScores
@@ -131,16 +131,18 @@ def test_many_queries_get_what_each_gets_alone(rng: Rng, monkeypatch: pytest.Mon
     single = prepared(gallery, items, Reranking())
     queries = some_queries(rng, "clustered", gallery)
     alone = np.stack([single.rerank(query).exact(np.arange(140)) for query in queries])
-    for kept in (rerank_query._KEPT, 3 * 140):
-        monkeypatch.setattr(rerank_query, "_KEPT", kept)
-        scores = QueryScores(queries, single)
-        assert (scores.queries, scores.gallery) == (len(queries), 140)
-        found, bound = scores.chunk(2, 9)
-        assert (found.dtype, found.shape, bound.shape) == (np.float32, (7, 140), (7,))
-        assert (np.abs(found - alone[2:9]) <= bound[:, None]).all()
-        some, rows = rng.integers(0, len(queries), 500), rng.integers(0, 140, 500)
-        np.testing.assert_array_equal(scores.exact(some, rows), alone[some, rows])
-        assert len(scores._done) * 140 <= kept
+    scores = QueryScores(queries, single)
+    assert (scores.queries, scores.gallery) == (len(queries), 140)
+    some, rows = rng.integers(0, len(queries), 500), rng.integers(0, 140, 500)
+    np.testing.assert_array_equal(scores.exact(some, rows), alone[some, rows])
+    found, bound = scores.chunk(2, 9)
+    assert (found.dtype, found.shape, bound.shape) == (np.float32, (7, 140), (7,))
+    assert (np.abs(found - alone[2:9]) <= bound[:, None]).all()
+    np.testing.assert_array_equal(scores.exact(some, rows), alone[some, rows])
+    monkeypatch.setattr(single, "rerank", None)  # those of the chunk are there
+    there = (some >= 2) & (some < 9)
+    exact = scores.exact(some[there], rows[there])
+    np.testing.assert_array_equal(exact, alone[some[there], rows[there]])
 
 
 @pytest.mark.parametrize("kind", ["clustered", "duplicated"])
