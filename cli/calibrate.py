@@ -55,6 +55,8 @@ def command(
         raise UsageError("--pairs and --weak are two ways to tell who is who: choose one")
     if same_camera and (pairs is not None or weak):
         raise UsageError("--same-camera is about labels: it says nothing with --pairs or --weak")
+    if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"--picture {picture}: a .svg or .png file, please")
     from reid_index import Gallery
     from reid_index.calibration import MAX_ROWS, calibrate, write_calibration
 
@@ -68,8 +70,6 @@ def command(
             false_match_rate=false_match_rate,
             progress=bar.update,
         )
-    if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
-        raise UsageError(f"--picture {picture}: a .svg or .png file, please")
     write_calibration(opened, made)
     if form == "json":
         import json
