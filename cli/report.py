@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from reid_index.files import replace_file
 
 from .plots import save, svg_text
-from .sheet import data_uri
+from .sheet import templates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,26 +108,22 @@ def render_report(
     Crops become JPEG thumbnails of at most 128×256 pixels. Numbers that are not whole have 4
     decimals. Sections without content are left out.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = data_uri
-    page = environment.get_template("report.html").render(
-        title=title,
-        details=details,
-        names=list(tables),
-        rows=_rows(tables),
-        figures=[(caption, _svg_uri(svg)) for caption, svg in figures.items()],
-        groups=[
-            (heading, strips)
-            for heading, strips in (("Best queries", best), ("Worst queries", worst))
-            if strips
-        ],
-        notes=notes,
+    page = (
+        templates()
+        .get_template("report.html")
+        .render(
+            title=title,
+            details=details,
+            names=list(tables),
+            rows=_rows(tables),
+            figures=[(caption, _svg_uri(svg)) for caption, svg in figures.items()],
+            groups=[
+                (heading, strips)
+                for heading, strips in (("Best queries", best), ("Worst queries", worst))
+                if strips
+            ],
+            notes=notes,
+        )
     )
     # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can hold.
     return page.encode(errors="replace").decode()

@@ -51,6 +51,28 @@ def render_sheet(
     ones are not enlarged. Scores have 4 decimals on the page; `data-similarity` or
     `data-distance` of each card has every digit.
     """
+    page = (
+        templates()
+        .get_template("sheet.html")
+        .render(
+            title=title,
+            query_label=query_label,
+            query_person=query_person,
+            query_pictures=[data_uri(image) for image in query_images],
+            score_name="similarity" if result.metric.higher_is_better else "distance",
+            reranked=any(match.reranked_distance is not None for match in result.matches),
+            cards=[_card(match, query_person, load_crop(match)) for match in result.matches],
+            note=result.note,
+            details=details,
+            footnote=footnote,
+        )
+    )
+    # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can hold.
+    return page.encode(errors="replace").decode()
+
+
+def templates() -> Environment:
+    """The pages of this folder, which escape what they are given."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -58,20 +80,8 @@ def render_sheet(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("sheet.html").render(
-        title=title,
-        query_label=query_label,
-        query_person=query_person,
-        query_pictures=[data_uri(image) for image in query_images],
-        score_name="similarity" if result.metric.higher_is_better else "distance",
-        reranked=any(match.reranked_distance is not None for match in result.matches),
-        cards=[_card(match, query_person, load_crop(match)) for match in result.matches],
-        note=result.note,
-        details=details,
-        footnote=footnote,
-    )
-    # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can hold.
-    return page.encode(errors="replace").decode()
+    environment.filters["data_uri"] = data_uri
+    return environment
 
 
 def _card(match: Match, query_person: str | None, crop: Image.Image | None) -> _Card:
