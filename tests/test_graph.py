@@ -392,7 +392,7 @@ def test_a_k1_beyond_the_gallery_is_one_line(gallery: Gallery, rng: Rng) -> None
             gallery.search(query, rerank=rerank, rerank_graph=which)
     with pytest.raises(errors.UsageError, match=words):
         gallery.build_graph(rerank)
-    with pytest.raises(errors.UsageError, match=r"at least 21 items, .* there are \d+: choose"):
+    with pytest.raises(errors.UsageError, match=r"at least 21 items and there are \d+: choose"):
         gallery.search(query, where="item < 50", rerank=Reranking(), rerank_graph="allowed")
     assert Gallery.open(gallery.path).attached("graph") is None
 
