@@ -9,7 +9,7 @@ one. Equal distances are ordered by `order`.
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock, local
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -68,11 +68,11 @@ def neighbourhood(
     centred = _centred(vectors)
     norms = squared_norms(centred)
     largest = float(np.sqrt(norms.max()))
-    found = _Candidates.of(norms, min(k + _SLACK, rows))
-    _look_at_tiles(centred, found)
-    near, worst = found.best()
-    index, squared = _nearest_of(vectors, near, order, k)
-    farthest, beyond = _farthest_of(vectors, found)
+    near, far = _Best.of(rows, min(k + _SLACK, rows)), _Best.of(rows, _FAR)
+    _look_at_tiles(centred, norms, near=near, far=far)
+    candidates, worst = near.cut()
+    index, squared = _nearest_of(vectors, candidates, order, k)
+    farthest, beyond = _farthest_of(vectors, far)
     error = rounding(vectors, norms, largest)
     near_settled = squared[:, -1] + error < worst
     far_settled = farthest - error > beyond
@@ -82,13 +82,17 @@ def neighbourhood(
     return lists
 
 
-def _look_at_tiles(vectors: NDArray[np.float32], found: "_Candidates") -> None:
+def _look_at_tiles(
+    vectors: NDArray[np.float32], norms: NDArray[np.float64], *, near: "_Best", far: "_Best"
+) -> None:
     """Multiply each pair of rows once. Every thread makes its own tiles and looks at them while the
     cache has them; the library's threads would have to meet after each tile, and spin meanwhile."""
     tops = range(0, len(vectors), _TILE)
     tiles = [(top, left) for top in tops for left in tops if left >= top]
     locks = {top: Lock() for top in tops}
     mine = local()
+    blocks = np.zeros(near.limit.shape, np.float32)
+    blocks.reshape(-1)[: len(norms)] = norms
 
     def look(top: int, left: int) -> None:
         if not hasattr(mine, "buffer"):
@@ -97,10 +101,10 @@ def _look_at_tiles(vectors: NDArray[np.float32], found: "_Candidates") -> None:
         np.matmul(a, b.T, out=mine.buffer[: len(a), : len(b)])
         tile = mine.buffer[: len(a)].reshape(len(a), -1, _CHUNK)
         with locks[top]:
-            found.look_along_rows(tile, top=top, left=left, width=len(b))
+            _look_along_rows(tile, blocks, top, left, len(b), near, far)
         if left != top:
             with locks[left]:
-                found.look_along_columns(tile, top=top, left=left, width=len(b))
+                _look_along_columns(tile, blocks, top, left, len(b), near, far)
 
     with single_threaded_blas(), ThreadPoolExecutor(cores()) as pool:
         list(pool.map(lambda tile: look(*tile), tiles))
@@ -189,92 +193,57 @@ def _pairs(x, a, y, b, out):  # type: ignore[no-untyped-def]
         out[i] = squared_distance(x[a[i]], y[b[i]])
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """For every row the nearest and the farthest rows so far, by distances in single precision.
+class _Best(NamedTuple):
+    """For every row the rows with the smallest values so far; compiled loops fill it.
 
-    squared, index: (N, room), the first `count` of a row in use. limit: what a distance must be
-    below to be kept: everything left out was not. far, far_index, far_count, far_limit: the same of
-    the farthest rows, with minus the distances. norms and the limits are blocks of _CHUNK rows,
+    values, numbers: (N, room), the first `used` (N,) of a row in use. limit: what a value must be
+    below to be kept, and everything left out was not; blocks of _CHUNK rows,
     (⌈N / _CHUNK⌉, _CHUNK): with plain indices the compiler vectorises the loops over a block.
     """
 
-    norms: NDArray[np.float32]
-    squared: NDArray[np.float32]
-    index: NDArray[np.int32]
-    count: NDArray[np.int32]
+    values: NDArray[np.float32]
+    numbers: NDArray[np.int32]
+    used: NDArray[np.int32]
     limit: NDArray[np.float32]
-    far: NDArray[np.float32]
-    far_index: NDArray[np.int32]
-    far_count: NDArray[np.int32]
-    far_limit: NDArray[np.float32]
-    want: int
 
     @classmethod
-    def of(cls, norms: NDArray[np.float64], want: int) -> "_Candidates":
-        rows, room = len(norms), 3 * want
-        blocks = -(-rows // _CHUNK)
-        padded = np.zeros((blocks, _CHUNK), np.float32)
-        padded.reshape(-1)[:rows] = norms
+    def of(cls, rows: int, want: int) -> "_Best":
         return cls(
-            norms=padded,
-            squared=np.empty((rows, room), np.float32),
-            index=np.empty((rows, room), np.int32),
-            count=np.zeros(rows, np.int32),
-            limit=np.full((blocks, _CHUNK), np.inf, np.float32),
-            far=np.empty((rows, 3 * _FAR), np.float32),
-            far_index=np.empty((rows, 3 * _FAR), np.int32),
-            far_count=np.zeros(rows, np.int32),
-            far_limit=np.full((blocks, _CHUNK), np.inf, np.float32),
-            want=want,
+            values=np.empty((rows, 3 * want), np.float32),
+            numbers=np.empty((rows, 3 * want), np.int32),
+            used=np.zeros(rows, np.int32),
+            limit=np.full((-(-rows // _CHUNK), _CHUNK), np.inf, np.float32),
         )
 
-    def look_along_rows(
-        self, tile: NDArray[np.float32], *, top: int, left: int, width: int
-    ) -> None:
-        """Take products into account for the rows from top on: tile (n, ⌈width / _CHUNK⌉, _CHUNK)
-        of them with the `width` rows from left on, both multiples of _CHUNK."""
-        _look_along_rows(tile, self.norms, top, left, width, self.want, *self._kept)
-
-    def look_along_columns(
-        self, tile: NDArray[np.float32], *, top: int, left: int, width: int
-    ) -> None:
-        """The same for the rows from left on."""
-        _look_along_columns(tile, self.norms, top, left, width, self.want, *self._kept)
-
-    @property
-    def _kept(self) -> tuple[NDArray[Any], ...]:
-        return (
-            *(self.squared, self.index, self.count, self.limit),
-            *(self.far, self.far_index, self.far_count, self.far_limit),
-        )
-
-    def best(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The want candidates of every row, (N, want), in no order, and what those that were left
-        out are not below (N,), infinite where none was."""
-        limit = self.limit.reshape(-1)[: len(self.count)]
-        _shrink(self.squared, self.index, self.count, limit, self.want)
-        return self.index[:, : self.want], limit
+    def cut(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The `want` best numbers of every row, (N, want) in no order, and what those that were
+        left out are not below (N,), infinite where none was. Where there are fewer than want, what
+        follows the first `used` means nothing."""
+        limit = self.limit.reshape(-1)[: len(self.used)]
+        want = self.values.shape[1] // 3
+        _shrink(self, want, limit)
+        return self.numbers[:, :want], limit
 
 
 @njit(cache=True, nogil=True)
-def _keep(value, number, i, want, squared, index, count, limit):  # type: ignore[no-untyped-def]
+def _keep(best, i, value, number, limit):  # type: ignore[no-untyped-def]
     """Add a candidate to row i; the limit from now on."""
-    squared[i, count[i]] = value
-    index[i, count[i]] = number
-    count[i] += 1
-    if count[i] < squared.shape[1]:
+    best.values[i, best.used[i]] = value
+    best.numbers[i, best.used[i]] = number
+    best.used[i] += 1
+    room = best.values.shape[1]
+    if best.used[i] < room:
         return limit
-    count[i] = want
-    return select(squared[i], index[i], squared.shape[1], want)
+    best.used[i] = room // 3
+    return select(best.values[i], best.numbers[i], room, room // 3)
 
 
 @njit(cache=True, nogil=True)
-def _shrink(squared, index, count, limit, want):  # type: ignore[no-untyped-def]
-    for i in range(len(count)):
-        if count[i] > want:
-            limit[i] = select(squared[i], index[i], count[i], want)
-            count[i] = want
+def _shrink(best, want, limit):  # type: ignore[no-untyped-def]
+    for i in range(len(best.used)):
+        if best.used[i] > want:
+            limit[i] = select(best.values[i], best.numbers[i], best.used[i], want)
+            best.used[i] = want
 
 
 @njit(cache=True, nogil=True)
@@ -305,28 +274,16 @@ def select(values, numbers, count, want):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _look_along_rows(  # type: ignore[no-untyped-def]
-    tile,
-    norms,
-    top,
-    left,
-    width,
-    want,
-    squared,
-    index,
-    count,
-    limit,
-    far,
-    far_index,
-    far_count,
-    far_limit,
-):
+def _look_along_rows(tile, norms, top, left, width, near, far):  # type: ignore[no-untyped-def]
+    """Take products into account for the rows from top on: tile (n, ⌈width / _CHUNK⌉, _CHUNK) of
+    them with the `width` rows from left on, both multiples of _CHUNK. norms: in blocks, as limits
+    are. far: holds minus the distances."""
     values = np.empty(_CHUNK, np.float32)
     for r in range(tile.shape[0]):
         i = top + r
         own = norms[i // _CHUNK, i % _CHUNK]
-        bound = limit[i // _CHUNK, i % _CHUNK]
-        beyond = -far_limit[i // _CHUNK, i % _CHUNK]
+        bound = near.limit[i // _CHUNK, i % _CHUNK]
+        beyond = -far.limit[i // _CHUNK, i % _CHUNK]
         for b in range((width + _CHUNK - 1) // _CHUNK):
             block = left // _CHUNK + b
             hits = 0
@@ -339,31 +296,18 @@ def _look_along_rows(  # type: ignore[no-untyped-def]
             for p in range(min(_CHUNK, width - b * _CHUNK)):
                 j = left + b * _CHUNK + p
                 if values[p] < bound:
-                    bound = _keep(values[p], j, i, want, squared, index, count, bound)
+                    bound = _keep(near, i, values[p], j, bound)
                 if values[p] > beyond:
-                    beyond = -_keep(-values[p], j, i, _FAR, far, far_index, far_count, -beyond)
-        limit[i // _CHUNK, i % _CHUNK] = bound
-        far_limit[i // _CHUNK, i % _CHUNK] = -beyond
+                    beyond = -_keep(far, i, -values[p], j, -beyond)
+        near.limit[i // _CHUNK, i % _CHUNK] = bound
+        far.limit[i // _CHUNK, i % _CHUNK] = -beyond
 
 
 @njit(cache=True, nogil=True)
-def _look_along_columns(  # type: ignore[no-untyped-def]
-    tile,
-    norms,
-    top,
-    left,
-    width,
-    want,
-    squared,
-    index,
-    count,
-    limit,
-    far,
-    far_index,
-    far_count,
-    far_limit,
-):
+def _look_along_columns(tile, norms, top, left, width, near, far):  # type: ignore[no-untyped-def]
+    """The same for the rows from left on."""
     values = np.empty(_CHUNK, np.float32)
+    limit, far_limit = near.limit, far.limit
     for b in range((width + _CHUNK - 1) // _CHUNK):
         block = left // _CHUNK + b
         for r in range(tile.shape[0]):
@@ -379,27 +323,21 @@ def _look_along_columns(  # type: ignore[no-untyped-def]
             for p in range(min(_CHUNK, width - b * _CHUNK)):
                 j = left + b * _CHUNK + p
                 if values[p] < limit[block, p]:
-                    limit[block, p] = _keep(
-                        values[p], i, j, want, squared, index, count, limit[block, p]
-                    )
+                    limit[block, p] = _keep(near, j, values[p], i, limit[block, p])
                 if -values[p] < far_limit[block, p]:
-                    far_limit[block, p] = _keep(
-                        -values[p], i, j, _FAR, far, far_index, far_count, far_limit[block, p]
-                    )
+                    far_limit[block, p] = _keep(far, j, -values[p], i, far_limit[block, p])
 
 
 def _farthest_of(
-    vectors: NDArray[np.float32], found: _Candidates
+    vectors: NDArray[np.float32], far: _Best
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The exact squared distance of the farthest candidate of every row, and what those that were
     left out are not above, -infinite where none was."""
-    rows = len(vectors)
-    limit = found.far_limit.reshape(-1)[:rows]
-    _shrink(found.far, found.far_index, found.far_count, limit, _FAR)
-    farthest = np.zeros(rows, np.float32)
+    numbers, limit = far.cut()
+    farthest = np.zeros(len(vectors), np.float32)
     over_ranges(
-        lambda i, j: _far_range(i, j, vectors, found.far_index, found.far_count, farthest),
-        rows,
+        lambda i, j: _far_range(i, j, vectors, numbers, far.used, farthest),
+        len(vectors),
         piece=2048,
     )
     return farthest, -limit
