@@ -156,3 +156,16 @@ def test_files_that_cannot_be_written_are_told_beforehand(world, tmp_path):
         result = run("evaluate", world[2], world[2], option, tmp_path / name)
         assert_refused(result, code=2, text=text)
         assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--device", "cuda"), "--device is for dataset folders and for --rerank joint"),
+        (("--split-number", "3"), "--split-number is for dataset folders that have several"),
+        (("--fuse", "z_score"), "--fuse belongs to --with"),
+        (("--k1", "5"), "--k1 belongs to --rerank"),
+    ],
+)
+def test_options_that_say_nothing_of_galleries(world, options, text):
+    assert_refused(run("evaluate", world[2], world[2], *options), code=2, text=text)
