@@ -23,7 +23,6 @@ from benchmarks.machine import keep, spread
 from cli.formats import jsonl, table
 from reid_index import Fingerprint, Gallery
 from reid_index.oracle import nearest_by_numpy
-from reid_index.query import allowed_rows
 
 FILTERS: dict[str, dict[str, Any]] = {
     "everything": {},
@@ -113,11 +112,11 @@ def _queries(gallery: Gallery, queries: int, top: int, out: Path | None) -> None
 def _recall(gallery: Gallery, vector: Any, matches: Any, top: int, allowed: Any) -> float:
     """The share of the oracle's answer that came; 1 where it has none."""
     searched = gallery._generation.searched
-    mask = allowed_rows(
-        searched.items, where=allowed.get("where"), not_camera=allowed.get("not_camera", ())
-    )
-    ids = searched.items["item"].to_numpy()
-    stored = np.concatenate([block.vectors for block in searched.blocks])
+    mask = searched.filters.allowed(
+        where=allowed.get("where"), not_camera=allowed.get("not_camera", ())
+    ).mask
+    ids = searched.rows.items
+    stored = np.concatenate([block.vectors for block in searched.rows.blocks])
     ((rows, _),) = nearest_by_numpy(
         stored, ids, vector[None], top, metric=gallery.metric, allowed=mask
     )

@@ -34,8 +34,9 @@ from benchmarks.machine import (
     told,
 )
 from reid_index import Reranking, rerank_joint
+from reid_index.exact import Block
 from reid_index.graph import Graph, make_graph
-from reid_index.knn import Block, nearest
+from reid_index.knn import Rows, nearest
 from reid_index.rerank import JointReranking
 from reid_index.rerank_query import QueryReranking
 
@@ -404,30 +405,26 @@ class _Opened:
         near = self.graph.near.index
         rows = np.random.default_rng(2).permutation(len(near))[:sample]
         found: int = 0
+        searched = _rows(people, self)
         for row in rows:
-            exact = nearest(
-                _blocks(people),
-                self.alone.items,
-                people.gallery[row],
-                near.shape[1],
-                metric=people.metric,
-            )
+            [exact] = nearest(searched, people.gallery[row][None], near.shape[1])
             found += len(np.intersect1d(exact.rows, near[row]))
         share: float = found / (len(rows) * near.shape[1])
         return share
 
 
-def _blocks(people: People) -> list[Block]:
+def _rows(people: People, opened: "_Opened") -> Rows:
     norms = np.einsum("nd,nd->n", people.gallery, people.gallery)
-    return [Block(people.gallery, float(np.sqrt(norms.max())) * (1 + 2.0**-10))]
+    block = Block(people.gallery, float(np.sqrt(norms.max())) * (1 + 2.0**-10))
+    return Rows(blocks=[block], items=opened.alone.items, metric=people.metric)
 
 
 def _queried(people: People, opened: _Opened) -> tuple[list[dict[str, Any]], list[Ranked]]:
     """Milliseconds of each query, plain and re-ranked, and the first of the re-ranked answers."""
-    blocks, items = _blocks(people), opened.alone.items
+    searched = _rows(people, opened)
 
     def plain(query: NDArray[np.float32]) -> object:
-        return nearest(blocks, items, query, TOP, metric=people.metric)
+        return nearest(searched, query[None], TOP)
 
     times: list[dict[str, Any]] = []
     found = []

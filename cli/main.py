@@ -7,7 +7,19 @@ import click
 
 from reid_index.errors import ReidIndexError, WhereError
 
-from . import build, calibrate, demo, evaluate, extractors, graph, inspect, query, verify
+from . import (
+    build,
+    calibrate,
+    costs,
+    demo,
+    evaluate,
+    extractors,
+    graph,
+    index,
+    inspect,
+    query,
+    verify,
+)
 
 
 class _Reid(click.Group):
@@ -57,10 +69,12 @@ for command in (
     build.command,
     query.command,
     graph.command,
+    index.command,
     calibrate.command,
     evaluate.command,
     inspect.command,
     verify.command,
+    costs.command,
     extractors.command,
     demo.command,
 ):

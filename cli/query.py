@@ -50,6 +50,13 @@ if TYPE_CHECKING:
     type=float,
     help="Of --threshold auto: the share of pairs of different people that may pass.",
 )
+@click.option(
+    "--recall",
+    type=float,
+    metavar="R",
+    help="This share of the right items will do, so that an index may answer.",
+)
+@click.option("--exact", is_flag=True, help="All of the right items: the default.")
 @click.option("--rerank", is_flag=True, help="Rank by k-reciprocal re-ranked distance.")
 @rerank_options
 @click.option(
@@ -73,6 +80,12 @@ if TYPE_CHECKING:
 @click.option("--weights", type=click.Path(path_type=Path), help="Where the model file is now.")
 @click.option("--root", type=click.Path(path_type=Path), help="Where the pictures are now.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda for osnet.")
+@click.option(
+    "--search-device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda, or several GPUs: cuda:0,cuda:1.",
+)
 def command(
     gallery: Path,
     target: Path | None,
@@ -86,6 +99,8 @@ def command(
     not_camera: tuple[str, ...],
     threshold: str | None,
     false_match_rate: float | None,
+    recall: float | None,
+    exact: bool,
     rerank: bool,
     k1: int,
     k2: int,
@@ -99,6 +114,7 @@ def command(
     weights: Path | None,
     root: Path | None,
     device: str,
+    search_device: str,
 ) -> None:
     """Find a person in GALLERY.
 
@@ -111,6 +127,8 @@ def command(
     from reid_index import Gallery
 
     _refuse_senseless(target, item, k=k, out=out, rerank=rerank)
+    if exact and recall is not None:
+        raise UsageError("--exact and --recall ask for different things: give one of them")
     opened = Gallery.open(gallery)
     times = {"open": time.perf_counter() - started}
     started = time.perf_counter()
@@ -135,6 +153,8 @@ def command(
         combine=combine,
         rerank=make_reranking(k1=k1, k2=k2, lambda_=lambda_) if rerank else None,
         rerank_graph=rerank_graph,
+        recall=recall,
+        device=search_device,
     )
     hidden = None
     if form == "html":
@@ -331,12 +351,14 @@ def _write(text: str, out: Path | None) -> None:
 def _explanation(
     result: "Result", times: dict[str, float], *, where: str | None, not_camera: tuple[str, ...]
 ) -> str:
+    expected = sorted(result.expected.items(), key=lambda way: way[1])
     lines = [
         f"generation  {result.generation}",
         f"where       {where or '-'}",
         f"not camera  {', '.join(not_camera) or '-'}",
         f"allowed     {result.allowed:,} of {result.rows:,} items",
         f"plan        {result.plan}",
+        "expected    " + (", ".join(f"{way} {1000 * s:.2g} ms" for way, s in expected) or "-"),
         f"exact       {'yes' if result.exact else 'no'}",
     ]
     stages = times | dict(result.seconds)

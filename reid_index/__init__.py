@@ -1,4 +1,4 @@
-"""Search among people: galleries of person vectors with metadata, and exact queries on them.
+"""Search among people: galleries of person vectors with metadata, and queries on them.
 
 Names are loaded when first used, so that `import reid_index` costs next to nothing.
 """
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .evaluate import evaluate_distances
     from .fingerprint import Fingerprint
     from .gallery import Gallery
+    from .knn import Neighbours
     from .metric import Metric
     from .rerank import Reranking, rerank_distances, rerank_joint
     from .result import Match, Result
@@ -24,6 +25,7 @@ __all__ = [
     "Gallery",
     "Match",
     "Metric",
+    "Neighbours",
     "ReidIndexError",
     "Reranking",
     "Result",
@@ -42,6 +44,7 @@ _HOME = {
     "Gallery": "gallery",
     "Match": "result",
     "Metric": "metric",
+    "Neighbours": "knn",
     "ReidIndexError": "errors",
     "Reranking": "rerank",
     "Result": "result",

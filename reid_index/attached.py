@@ -1,10 +1,11 @@
-"""What is made from a gallery's rows and kept with them: the neighbour graph, the calibration."""
+"""What is made from a gallery's rows and kept with them: neighbour graph, calibration, index."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from .errors import UsageError
 from .files import remove_all_but, write_folder
@@ -17,11 +18,18 @@ from .manifest import (
     writer_lock,
 )
 
-ATTACHABLE = ("graph", "calibration")
+ATTACHABLE = ("graph", "calibration", "index")
 """The kinds of attachments."""
 
 
-def attach(gallery: Path, kind: str, write: Callable[[Path], None], *, generation: int) -> Manifest:
+def attach(
+    gallery: Path,
+    kind: str,
+    write: Callable[[Path], None],
+    *,
+    generation: int,
+    about: Mapping[str, Any],
+) -> Manifest:
     """Commit a generation with the folder that `write` fills; see `Gallery.attach`."""
     check_kind(kind)
     with writer_lock(gallery):
@@ -31,7 +39,7 @@ def attach(gallery: Path, kind: str, write: Callable[[Path], None], *, generatio
         name = f"attached/{manifest.generation + 1:06d}-{kind}"
         try:
             write_folder(gallery / name, write)
-            entry = describe_attached(gallery, name, kind=kind, covers=covers)
+            entry = describe_attached(gallery, name, kind=kind, covers=covers, about=about)
         except BaseException:
             shutil.rmtree(gallery / name, ignore_errors=True)
             raise

@@ -19,6 +19,8 @@
     ├── NoGraph (LookupError)              re-ranking needs a neighbour graph that is not there
     ├── NoCalibration (LookupError)        nothing tells what a gallery's scores mean
     ├── FormatTooNew (ValueError)          written by a newer version of this project
+    ├── DeviceFailed (RuntimeError)        a GPU did not answer: lost, broken, or
+    │   └── DeviceTooSmall (MemoryError)   rows or a query do not fit into its memory
     └── MissingExtra (ImportError)         an optional package is not installed
 
 Catch `ReidIndexError`, or the builtin in parentheses. Each message is one line: what, where,
@@ -105,6 +107,14 @@ class NoCalibration(ReidIndexError, LookupError):
 
 class FormatTooNew(ReidIndexError, ValueError):
     """The gallery or shard was written by a newer version of this project."""
+
+
+class DeviceFailed(ReidIndexError, RuntimeError):
+    """A GPU gave an error instead of an answer; what it held is lost, the CPU can still answer."""
+
+
+class DeviceTooSmall(DeviceFailed, MemoryError):
+    """Rows, or what a query needs beside them, do not fit into the memory of a GPU."""
 
 
 class MissingExtra(ReidIndexError, ImportError):

@@ -15,32 +15,34 @@ from numpy.typing import ArrayLike, NDArray
 
 from .attached import attach, check_kind, sweep
 from .errors import (
-    BadItems,
     BadShard,
     DimensionMismatch,
     ExtractorMismatch,
-    GalleryExists,
     UsageError,
 )
 from .fingerprint import Fingerprint
 from .generation import Generation
-from .items import stack
+from .items import item_table
+from .knn import Neighbours
 from .manifest import (
     AttachedEntry,
     Manifest,
     commit,
     describe_shard,
     read_current,
+    refuse_taken,
     writer_lock,
 )
-from .metric import Metric
-from .query import answer
+from .metric import Metric, parse_metric
+from .query import answer, answers, check_k, neighbours
+from .query_vectors import query_batch
 from .result import Result
-from .shard import Shard, merge_shards, numbered, open_shard, write_shard
+from .shard import Shard, check_alike, merge_shards, numbered, open_shard, write_shard
 from .vectors import ArrayStream
 
 if TYPE_CHECKING:
     from .graph import Graph
+    from .index import Index
     from .rerank import Reranking
     from .rerank_gallery import WholeGallery
 
@@ -92,10 +94,10 @@ class Gallery:
             next_item=0,
             shards=(),
         )
-        _refuse_taken(path)
+        refuse_taken(path)
         path.mkdir(parents=True, exist_ok=True)
         with writer_lock(path):
-            _refuse_taken(path)
+            refuse_taken(path)
             manifest = commit(path, manifest)
         return cls(path, manifest)
 
@@ -201,7 +203,7 @@ class Gallery:
             )
         if array.dtype.kind not in "fiub":
             raise UsageError(f"vectors must be real numbers, got {array.dtype}")
-        table = _table(items, rows=len(array))
+        table = item_table(items, rows=len(array))
 
         def write(folder: Path, manifest: Manifest) -> None:
             write_shard(
@@ -248,7 +250,8 @@ class Gallery:
             try:
                 write(self.path / name, manifest)
                 shard = open_shard(self.path / name)
-                _refuse_unlike(self.path, manifest, shard)
+                present = [open_shard(self.path / entry.folder) for entry in manifest.shards]
+                check_alike(shard, present, of=self.path)
                 entry = describe_shard(self.path, name, rows=shard.header.rows)
             except BaseException:
                 shutil.rmtree(self.path / name, ignore_errors=True)
@@ -263,19 +266,26 @@ class Gallery:
             manifest = commit(self.path, manifest)
         self._generation = Generation(self.path, manifest)
 
-    def attach(self, kind: str, write: Callable[[Path], None], *, generation: int) -> None:
+    def attach(
+        self,
+        kind: str,
+        write: Callable[[Path], None],
+        *,
+        generation: int,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         """Keep files that were made from the gallery with it, in one commit, in place of the
         former ones of that kind; this object then sees them.
 
-        kind: "graph" or "calibration". write: fills the empty folder that it gets with files;
-        letters, digits, dots and dashes in their names, no folders.
+        kind: "graph", "calibration" or "index". write: fills the empty folder that it gets with
+        files; letters, digits, dots and dashes in their names, no folders.
         generation: the one that they were made from. Where others have added since, `is_stale`
-        says so at once.
+        says so at once. about: JSON to be kept in the manifest.
 
         Raises UsageError (kind, generation, names), GalleryLocked, and what `write` raises; the
         gallery is then as it was.
         """
-        manifest = attach(self.path, kind, write, generation=generation)
+        manifest = attach(self.path, kind, write, generation=generation, about=about or {})
         self._generation = Generation(self.path, manifest)
 
     def attached(self, kind: str) -> Path | None:
@@ -329,9 +339,11 @@ class Gallery:
         combine: str = "mean",
         rerank: "Reranking | None" = None,
         rerank_graph: str = "whole",
+        recall: float | None = None,
+        device: str = "cpu",
         fingerprint: Fingerprint | None = None,
     ) -> Result:
-        """The k items most like the query among those allowed, exactly.
+        """The k items most like the query among those allowed, exactly unless `recall` is given.
 
         query: (D,), or (n, D): n vectors of one person. combine: "mean" searches with their mean
         (of normalised vectors for cosine), "best" ranks an item by its best score with any.
@@ -343,11 +355,16 @@ class Gallery:
         with the gallery; similarity and threshold stay the original ones.
         rerank_graph: "whole", the neighbour graph of all rows, whatever is allowed, as published
         results have it; or "allowed", that of the allowed rows, made for this query.
+        recall: in (0, 1], the share of the right items that suffices, so that an approximate index
+        (see `build_index`) answers where that is faster; `Result.exact` says whether it did.
+        device: "cpu", or "cuda", "cuda:1", "cuda:0,cuda:1" for the rows copied to GPUs, kept there
+        for the next query, and compared exactly; where that fails, the processor answers and
+        `Result.plan` says why.
         fingerprint: of the query's extractor; checked when given.
 
-        Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, rerank),
-        WhereError, DimensionMismatch, NotFiniteError, ExtractorMismatch; NoGraph where re-ranking
-        needs a stored graph and there is none for the present rows.
+        Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, rerank,
+        recall, device), WhereError, DimensionMismatch, NotFiniteError, ExtractorMismatch; NoGraph
+        where re-ranking needs a stored graph and there is none for the present rows.
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the query")
@@ -360,10 +377,62 @@ class Gallery:
             not_camera=not_camera,
             threshold=threshold,
             combine=combine,
+            how=present.how(recall=recall, device=device),
             reranker=None
             if rerank is None or present.manifest.rows == 0
             else partial(present.reranker, rerank, rerank_graph),
         )
+
+    def search_many(
+        self,
+        queries: ArrayLike,
+        *,
+        k: int = 20,
+        where: str | Sequence[str | None] | None = None,
+        not_camera: Sequence[int] = (),
+        threshold: float | None = None,
+        recall: float | None = None,
+        device: str = "cpu",
+        fingerprint: Fingerprint | None = None,
+    ) -> list[Result]:
+        """The answers to several queries, each as `search` gives it.
+
+        queries: (Q, D), each another person. where: one expression for all, or one (or None) for
+        each. Queries with equal filters share the work, and `Result.seconds` is then theirs
+        together.
+        """
+        if fingerprint is not None:
+            self.check_fingerprint(fingerprint, of="the queries")
+        present = self._generation
+        return answers(
+            present.searched,
+            queries,
+            k=k,
+            where=where,
+            not_camera=not_camera,
+            threshold=threshold,
+            how=present.how(recall=recall, device=device),
+        )
+
+    def nearest(
+        self,
+        queries: ArrayLike,
+        *,
+        k: int = 20,
+        where: str | Sequence[str | None] | None = None,
+        not_camera: Sequence[int] = (),
+        recall: float | None = None,
+        device: str = "cpu",
+    ) -> list[Neighbours]:
+        """As `search_many`, but rows and scores only, without what is known of the items."""
+        present = self._generation
+        check_k(k)
+        vectors = query_batch(queries, dim=self.dim, metric=self.metric)
+        how = present.how(recall=recall, device=device)
+        found, _ = neighbours(
+            present.searched, vectors, k=k, where=where, not_camera=not_camera, how=how
+        )
+        return found
 
     @property
     def graph(self) -> "Graph | None":
@@ -391,7 +460,7 @@ class Gallery:
         from .graph import make_graph, write_graph
 
         present = self._generation  # another thread may add meanwhile
-        items = present.searched.items["item"].to_numpy()
+        items = present.searched.rows.items
         graph = make_graph(present.matrix, items=items, reranking=rerank, exact=exact)
         self.attach(
             "graph",
@@ -400,55 +469,28 @@ class Gallery:
         )
         return graph.exact
 
+    @property
+    def index(self) -> "Index | None":
+        """The approximate index of the first rows, if one is kept. Raises CorruptGallery."""
+        return self._generation.index
 
-def parse_metric(metric: Metric | str) -> Metric:
-    """A metric by its name. Raises UsageError with the names there are."""
-    try:
-        return Metric(metric)
-    except ValueError:
-        names = ", ".join(Metric)
-        raise UsageError(f"there is no metric {metric!r}; there are {names}") from None
+    def build_index(
+        self,
+        kind: str = "auto",
+        *,
+        recall: float = 0.95,
+        memory: int | None = None,
+        progress: Callable[[int], object] = lambda _rows: None,
+    ) -> "Index | None":
+        """Make an approximate index of the present rows and keep it with them, in one commit; None
+        where none is worth having, and nothing is changed. See `Generation.make_index`.
 
-
-def _refuse_taken(path: Path) -> None:
-    """Raise GalleryExists unless path is free, or holds what a crashed `create` left."""
-    if path.exists() and not path.is_dir():
-        raise GalleryExists(f"{path} is a file; choose another folder")
-    taken = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    taken -= {"lock", "manifest-000000.json", ".CURRENT.tmp"}
-    if taken:
-        what = "a gallery" if "CURRENT" in taken else f"other files ({min(taken)}, …)"
-        raise GalleryExists(f"{path} holds {what} already; choose another folder")
-
-
-def _refuse_unlike(path: Path, manifest: Manifest, new: Shard) -> None:
-    """Raise BadItems unless the new shard's columns can stand below those of each present one,
-    BadShard unless it has the same arrays."""
-    present = [open_shard(path / entry.folder) for entry in manifest.shards]
-    stack(shard.columns.empty_table() for shard in (*present, new))
-    for shard in present[:1]:
-        mine, its = _widths(shard), _widths(new)
-        if mine != its:
-            raise BadShard(f"the rows hold {its}, those of {path} {mine}: all must have the same")
-
-
-def _widths(shard: Shard) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape[1:] for name, array in shard.arrays.items()}
-
-
-def _table(items: pa.Table | Sequence[Mapping[str, Any]] | None, *, rows: int) -> pa.Table:
-    if items is None:
-        table = pa.table({"source": pa.nulls(rows, pa.string())})
-    elif isinstance(items, pa.Table):
-        table = items
-    else:
-        names = dict.fromkeys(name for item in items for name in item)
-        try:
-            table = pa.table({name: [item.get(name) for item in items] for name in names})
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise BadItems(f"items: one column holds several types: {error}") from None
-        except UnicodeEncodeError as error:
-            raise BadItems(f"items: a text is not UTF-8: {error.object!r}") from None
-    if table.num_rows != rows:
-        raise BadItems(f"{rows} vectors but {table.num_rows} items: one for each vector, please")
-    return table
+        Rows that are added later are compared exactly. Raises UsageError, GalleryLocked.
+        """
+        present = self._generation  # another thread may add meanwhile
+        built = present.make_index(kind, recall=recall, memory=memory, progress=progress)
+        if built is None:
+            return None
+        generation = present.manifest.generation
+        self.attach("index", built.write, generation=generation, about=built.about(recall))
+        return self.index

@@ -1,7 +1,8 @@
 """One generation of a gallery, opened: nothing in it changes, what is made of it is kept."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -9,16 +10,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from .allowed import Filters
+from .columns import Columns
 from .errors import CorruptGallery, UsageError
+from .exact import Block
 from .items import STANDARD, stack
-from .knn import Block
+from .knn import Rows
 from .manifest import Manifest
 from .metric import Metric
-from .query import Reranker, Searched
+from .query import How, Reranker, Searched
 from .shard import Shard, open_shard
 
 if TYPE_CHECKING:
+    from .device_rows import DeviceRows
     from .graph import Graph
+    from .index import Index
+    from .index_build import BuiltIndex
     from .rerank import Reranking
     from .rerank_gallery import WholeGallery
 
@@ -46,14 +53,51 @@ class Generation:
 
     @cached_property
     def searched(self) -> Searched:
+        items = stack([shard.items for shard in self.shards] or [_no_items()])
         return Searched(
-            blocks=[Block(shard.vectors, shard.header.max_norm) for shard in self.shards],
-            items=stack([shard.items for shard in self.shards] or [_no_items()]),
+            rows=Rows(
+                blocks=[
+                    Block(np.asarray(shard.vectors), shard.header.max_norm) for shard in self.shards
+                ],
+                items=items["item"].to_numpy(),
+                metric=self.manifest.metric,
+            ),
+            items=items,
+            filters=Filters(Columns(items), items.num_rows),
             roots=[shard.header.root for shard in self.shards],
-            metric=self.manifest.metric,
             dim=self.manifest.dim,
             generation=self.manifest.generation,
         )
+
+    def how(self, *, recall: float | None, device: str) -> How:
+        """How to search these rows: see `Gallery.search` for the arguments and what is raised."""
+        if recall is not None and not 0 < recall <= 1:
+            raise UsageError(f"a recall is more than 0 and at most 1, got {recall!r}")
+        if recall == 1:
+            recall = None
+        return How(
+            recall=recall,
+            index=None if recall is None else self.index,
+            device=None if device == "cpu" else partial(self.on_device, device),
+        )
+
+    def on_device(self, device: str) -> "DeviceRows":
+        """The rows on GPUs ("cuda", or several, "cuda:0,cuda:1"), kept for the next query.
+
+        Raises UsageError for what is no GPU here, DeviceTooSmall.
+        """
+        from .device_rows import DeviceRows
+
+        kept = self._on_devices.get(device)
+        if kept is None:
+            rows = self.searched.rows
+            kept = DeviceRows.load(rows.blocks, devices=device.split(","), metric=rows.metric)
+            self._on_devices[device] = kept
+        return kept
+
+    @cached_property
+    def _on_devices(self) -> "dict[str, DeviceRows]":
+        return {}
 
     @cached_property
     def matrix(self) -> NDArray[np.float32]:
@@ -82,6 +126,62 @@ class Generation:
         graph = read_graph(folder, rows=self.manifest.rows)
         return graph, f"a neighbour graph for k1 = {graph.k1}"
 
+    @property
+    def index(self) -> "Index | None":
+        """The approximate index of the first rows, mapped, if one is kept. Raises CorruptGallery,
+        MissingExtra."""
+        return self.kept_index[0]
+
+    @cached_property
+    def kept_index(self) -> "tuple[Index | None, str]":
+        """The index, and what is kept, in words."""
+        from .index import open_index
+
+        kept = [entry for entry in self.manifest.attached if entry.kind == "index"]
+        if not kept:
+            return None, "no index"
+        covers = kept[0].covers
+        if covers != self.manifest.folders[: len(covers)] or not covers:
+            return None, "an index of other rows"
+        folder = self.path / kept[0].folder
+        if not folder.is_dir():
+            return None, "an index that a later generation has replaced"
+        rows = sum(shard.rows for shard in self.manifest.shards[: len(covers)])
+        index = open_index(folder, rows=rows, dim=self.manifest.dim, metric=self.manifest.metric)
+        return index, f"{index.kind} index of {rows:,} of {self.manifest.rows:,} rows"
+
+    def make_index(
+        self,
+        kind: str,
+        *,
+        recall: float,
+        memory: int | None,
+        progress: Callable[[int], object],
+    ) -> "BuiltIndex | None":
+        """An approximate index of these rows, not yet written; None where `kind` is "flat", or
+        "auto" and comparing every row is the right choice.
+
+        kind: one of index_build.KINDS; "auto" is decided by rows, dimensions, recall and memory:
+        the bytes that it may take, half of what is free unless given (see
+        index_build.choose_kind). recall, progress: see index_build.build_index. Raises UsageError.
+        """
+        from .index_build import available_memory, build_index, check_request, choose_kind
+
+        check_request(kind, recall)
+        if kind == "auto":
+            memory = available_memory() if memory is None else memory
+            rows, dim = self.manifest.rows, self.manifest.dim
+            kind = choose_kind(rows, dim, recall=recall, memory=memory)
+        if kind == "flat":
+            return None
+        return build_index(
+            [shard.vectors for shard in self.shards],
+            kind,
+            metric=self.manifest.metric,
+            recall=recall,
+            progress=progress,
+        )
+
     def reranker(self, rerank: "Reranking", graph: str) -> Reranker:
         """What re-ranks one query, with the graph of all rows ("whole") or of the "allowed".
 
@@ -95,7 +195,7 @@ class Generation:
             return self.reranking(rerank)
         from .rerank_gallery import AllowedRows
 
-        return AllowedRows(self.matrix, self.searched.items["item"].to_numpy(), rerank)
+        return AllowedRows(self.matrix, self.searched.rows.items, rerank)
 
     def reranking(self, rerank: "Reranking") -> "WholeGallery":
         """Re-ranking with the graph of all rows, kept for the next query.
@@ -111,7 +211,7 @@ class Generation:
             fits = graph is not None and graph.fits(rerank)
             prepared = gallery_reranking(
                 self.matrix,
-                self.searched.items["item"].to_numpy(),
+                self.searched.rows.items,
                 rerank,
                 graph=graph if fits else None,
                 missing=f"{self.path} has {has} and too many items to make one for a query: run "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import BadShard, CorruptGallery
 from .files import write_json
-from .knn import approximate_neighbours
+from .index import approximate_neighbours
 from .neighbours import Neighbourhood, exact_neighbours, neighbourhood
 from .reciprocal import Sparse, fill_distances, inverted, robust_sets, room
 from .rerank import Reranking

@@ -4,7 +4,8 @@ The standard columns are always there (null where unknown); further columns are 
 if they are of a type that can be filtered on.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -159,3 +160,25 @@ def stack(tables: Iterable[pa.Table]) -> pa.Table:
         reason = str(error).splitlines()[0]
         raise BadItems(f"items: a column has two types in two shards: {reason}") from None
     return joined.unify_dictionaries()
+
+
+def item_table(items: pa.Table | Sequence[Mapping[str, Any]] | None, *, rows: int) -> pa.Table:
+    """The items of so many vectors as a table: given as one, as a mapping for each, or not at all.
+
+    Raises BadItems where their number differs or a column holds several types.
+    """
+    if items is None:
+        table = pa.table({"source": pa.nulls(rows, pa.string())})
+    elif isinstance(items, pa.Table):
+        table = items
+    else:
+        names = dict.fromkeys(name for item in items for name in item)
+        try:
+            table = pa.table({name: [item.get(name) for item in items] for name in names})
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise BadItems(f"items: one column holds several types: {error}") from None
+        except UnicodeEncodeError as error:
+            raise BadItems(f"items: a text is not UTF-8: {error.object!r}") from None
+    if table.num_rows != rows:
+        raise BadItems(f"{rows} vectors but {table.num_rows} items: one for each vector, please")
+    return table

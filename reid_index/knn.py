@@ -1,265 +1,375 @@
-"""Exact nearest neighbours under a mask, through Faiss. The only file that imports it.
+"""Nearest neighbours under a mask: plan, candidates, exact scores, checks.
 
-Faiss finds candidates in float32; they are scored again as `oracle.score` defines, and more are
-fetched until its rounding cannot have hidden a better one. The answer is therefore the oracle's,
-ties included.
+Candidates are found in single precision or by an approximate index and then scored again as
+`oracle.score` defines. An exact answer fetches more of them until rounding cannot have hidden a
+better row: it is the oracle's, ties included, whatever path it took. An approximate answer is
+checked by a probe and given again, exactly, where the probe distrusts it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MissingExtra
+from .allowed import Allowed
+from .costs import Costs, present_costs
+from .errors import DeviceFailed
+from .exact import Block, Candidates, candidates
 from .metric import Metric
-from .oracle import best_first, score
+from .oracle import best_first, score_pairs
+from .plan import Experience, Plan, Task, choose
+from .threads import over_ranges
 
-_SLACK = 16
+if TYPE_CHECKING:
+    from .device_rows import DeviceRows
+    from .index import Index
+
+_SLACK = 8
 """Candidates fetched beyond k at first: enough that a second look is rare, cheap to score."""
 
-_CHUNK = 65536
-"""Rows of a float16 block that are widened for Faiss at a time: 128 MiB at 512 dimensions."""
+_TOGETHER = 2**16
+"""Pairs of a query and a row whose exact scores are held at once."""
+
+_SCORED = 256
+"""Pairs that are scored exactly at a time: 1 MiB at 512 dimensions."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Rows of a gallery that lie together: one shard.
-
-    vectors: (n, D) float32 or float16, C order, mapped or in memory. max_norm: ≥ every row's norm.
-    """
-
-    vectors: NDArray[np.generic]
-    max_norm: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """One query's answer: rows counted over all blocks, their scores, best first, and the path."""
+    """One query's answer.
+
+    rows: int64, counted over all blocks, best first; scores: float32; fewer than k where fewer are
+    allowed. allowed: how many were. path: how they were found, in words; exact: whether it is
+    surely what comparing with every allowed row gives. expected: path → the seconds it would take.
+    """
 
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
+    allowed: int
     path: str
+    exact: bool
+    expected: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a search compares with.
+
+    blocks: N rows in all, D numbers each. items: int64 (N,), the ids that break ties, smaller
+    first. experience: with the approximate index of these rows.
+    """
+
+    blocks: Sequence[Block]
+    items: NDArray[np.int64]
+    metric: Metric
+    experience: Experience = field(default_factory=Experience)
+
+    @cached_property
+    def count(self) -> int:
+        """N."""
+        return sum(len(block.vectors) for block in self.blocks)
+
+    @cached_property
+    def largest(self) -> float:
+        """≥ the norm of every row."""
+        return max((block.max_norm for block in self.blocks), default=0.0)
+
+    @cached_property
+    def half(self) -> bool:
+        """Whether some are float16."""
+        return any(block.vectors.dtype == np.float16 for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Queries, float32 (Q, D), that share what they may be answered with; k rows for each."""
+
+    rows: Rows
+    allowed: Allowed
+    queries: NDArray[np.float32]
+    k: int
+
+    def of(self, some: Sequence[int]) -> "_Search":
+        """Some of the queries."""
+        if len(some) == len(self.queries):
+            return self
+        return replace(self, queries=self.queries[list(some)])
 
 
 def nearest(
-    blocks: Sequence[Block],
-    items: NDArray[np.int64],
-    query: NDArray[np.float32],
+    rows: Rows,
+    queries: NDArray[np.float32],
     k: int,
     *,
-    metric: Metric,
-    allowed: NDArray[np.bool_] | None = None,
-) -> Neighbours:
-    """The k best allowed rows for one query.
+    allowed: Allowed | None = None,
+    recall: float | None = None,
+    index: "Index | None" = None,
+    only: str | None = None,
+    device: "Callable[[], DeviceRows] | None" = None,
+    costs: Costs | None = None,
+) -> list[Neighbours]:
+    """The k best allowed rows for each query.
 
-    blocks: N rows in all. items: int64 (N,), the ids that break ties, smaller first.
-    query: float32 (D,), finite; of length 1 for cosine. k ≥ 1.
-    allowed: bool (N,), or None for all rows. Fewer than k come back when fewer are allowed.
+    queries: float32 (Q, D), finite; of length 1 for cosine. k ≥ 1. allowed: the rows that may be
+    returned, None for all. recall: the share of the right rows that suffices, so that the index
+    (of the first rows, or of all) may answer; None for an exact answer. only: a path (see
+    plan.PATHS) instead of the fastest; raises UsageError where it cannot answer. device: gives the
+    rows on a GPU, which then answers, exactly; where it fails, the processor does, and the path
+    says so. costs: of this machine, if not the present ones.
     """
-    total = sum(len(block.vectors) for block in blocks)
-    permitted = total if allowed is None else int(np.count_nonzero(allowed))
-    want = k + _SLACK
-    while want < permitted and _fits_float32(blocks, query):
-        rows, worst = _candidates(blocks, query, want, metric=metric, allowed=allowed)
-        answer = _rank(blocks, items, query, rows, k, metric=metric)
-        if _is_settled(answer[1][-1], worst, blocks, query, metric=metric):
-            return _checked(answer, allowed, _path(permitted, total))
-        want *= 4
-    rows = np.arange(total) if allowed is None else np.flatnonzero(allowed)
-    answer = _rank(blocks, items, query, rows, k, metric=metric)
-    return _checked(answer, allowed, f"every one of {permitted:,} allowed rows compared")
+    allowed = allowed or Allowed(rows.count)
+    search = _Search(rows, allowed, queries, k)
+    if allowed.count == 0 or len(queries) == 0:
+        return [_nothing(rows) for _ in queries]
+    if allowed.count <= k and only is None:
+        return _all_compared(search)
+    note = ""
+    if device is not None:
+        try:
+            return _on_device(search, device())
+        except DeviceFailed as error:
+            note = f", on the processor, since {error}"
+    task = Task(
+        allowed=allowed.count,
+        rows=rows.count,
+        dim=queries.shape[1],
+        queries=len(queries),
+        k=k,
+        half=rows.half,
+    )
+    costs = costs or present_costs(task.allowed * task.dim)
+    refused = None
+    if index is not None and recall is not None:
+        refused = rows.experience.refused(allowed.key)
+    plan = choose(task, costs, recall=recall, index=index, refused=refused, only=only)
+    if index is None or plan.effort is None:
+        return _exactly(search, plan, note=note)
+    return _approximately(search, index, plan, task, costs)
 
 
-def _path(permitted: int, total: int) -> str:
-    if permitted == total:
-        return f"Faiss scan of all {total:,} rows"
-    return f"Faiss scan of {permitted:,} selected rows of {total:,}"
+def _nothing(rows: Rows) -> Neighbours:
+    return Neighbours(
+        rows=np.empty(0, np.int64),
+        scores=np.empty(0, np.float32),
+        allowed=0,
+        path="nothing is allowed" if rows.count else "the gallery is empty",
+        exact=True,
+    )
 
 
-def _rank(
-    blocks: Sequence[Block],
-    items: NDArray[np.int64],
-    query: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    k: int,
+def _exactly(search: _Search, plan: Plan, *, note: str = "") -> list[Neighbours]:
+    """The exact answers by the plan's path."""
+    rows, allowed = search.rows, search.allowed
+    dense = plan.path == "dense"
+
+    def find(queries: NDArray[np.float32], want: int) -> Candidates:
+        return candidates(
+            rows.blocks,
+            queries,
+            want,
+            metric=rows.metric,
+            rows=None if dense else allowed.listed,
+            mask=allowed.mask if dense else None,
+            scan=plan.scan,
+        )
+
+    by = "scan" if plan.scan else "products"
+    if allowed.count == rows.count:
+        path = f"{by} of all {rows.count:,} rows"
+    elif dense:
+        path = f"{by} of all {rows.count:,} rows, {allowed.count:,} of them allowed"
+    else:
+        path = f"{by} of {allowed.count:,} allowed rows of {rows.count:,}"
+    return _settled(search, find, path=path + note, expected=plan.expected)
+
+
+def _on_device(search: _Search, device: "DeviceRows") -> list[Neighbours]:
+    listed = None if search.allowed.mask is None else search.allowed.listed
+
+    def find(queries: NDArray[np.float32], want: int) -> Candidates:
+        return Candidates(*device.candidates(queries, want, rows=listed))
+
+    path = f"{search.allowed.count:,} allowed rows compared on {device.name}"
+    return _settled(search, find, path=path, expected={})
+
+
+def _settled(
+    search: _Search,
+    find: Callable[[NDArray[np.float32], int], Candidates],
     *,
-    metric: Metric,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best of the candidate rows by the exact score."""
-    rows = np.sort(rows)
-    scores = np.empty(len(rows), np.float32)
-    start = offset = 0
-    for block in blocks:
-        stop = int(np.searchsorted(rows, offset + len(block.vectors)))
-        local = rows[start:stop] - offset
-        for at in range(0, len(local), _CHUNK):
-            part = block.vectors[local[at : at + _CHUNK]]
-            scores[start + at : start + at + len(part)] = score(query, part, metric=metric)
-        start, offset = stop, offset + len(block.vectors)
-    order = best_first(scores, items[rows], metric=metric)[:k]
-    return rows[order].astype(np.int64), scores[order]
-
-
-def _checked(
-    answer: tuple[NDArray[np.int64], NDArray[np.float32]],
-    allowed: NDArray[np.bool_] | None,
     path: str,
-) -> Neighbours:
-    rows, scores = answer
-    if allowed is not None and not allowed[rows].all():
-        raise AssertionError("a row outside the mask was about to be returned; please report this")
-    return Neighbours(rows, scores, path)
+    expected: Mapping[str, float],
+) -> list[Neighbours]:
+    """The exact answers from candidates, more and more of them while a better row may be hidden.
 
-
-def _fits_float32(blocks: Sequence[Block], query: NDArray[np.float32]) -> bool:
-    """Whether no sum that Faiss forms can overflow: it drops rows whose score is not finite."""
-    norm = float(np.linalg.norm(query.astype(np.float64)))
-    largest = max(block.max_norm for block in blocks)
-    return (norm + largest) ** 2 < 1e38
+    find: the best so many allowed rows for each of some queries.
+    """
+    rows, allowed, queries = search.rows, search.allowed, search.queries
+    answers: dict[int, Neighbours] = {}
+    norms = np.linalg.norm(queries.astype(np.float64), axis=1)
+    # No sum that is formed may overflow.
+    pending = np.flatnonzero((norms + rows.largest) ** 2 < 1e38).tolist()
+    want = search.k + _SLACK
+    while pending and want < allowed.count:
+        part = search.of(pending)
+        found = find(part.queries, want)
+        reach = found.keys.min(axis=1) + found.bound
+        best, scores = _rank(part, found.rows)
+        settled = _is_settled(scores[:, -1], reach, norms[pending], rows.metric)
+        for at in np.flatnonzero(settled).tolist():
+            answers[pending[at]] = _checked(
+                allowed, best[at], scores[at], path=path, expected=expected
+            )
+        pending = [query for query in pending if query not in answers]
+        want *= 4
+    rest = [query for query in range(len(queries)) if query not in answers]
+    if rest:
+        compared = _all_compared(search.of(rest))
+        answers |= zip(rest, (replace(one, expected=expected) for one in compared), strict=True)
+    return [answers[query] for query in range(len(queries))]
 
 
 def _is_settled(
-    kth: np.float32,
-    worst: float,
-    blocks: Sequence[Block],
-    query: NDArray[np.float32],
-    *,
-    metric: Metric,
-) -> bool:
-    """Whether no row that Faiss left out can reach the k-th score.
-
-    worst: the last candidate's score as Faiss has it, squared for Euclidean. A float32 sum of D
-    products is off by at most D·2⁻²⁴·‖x‖·‖y‖ and a few roundings (Higham, Accuracy and Stability
-    of Numerical Algorithms, 2nd ed., eq. 3.5); squared distances by at most four times that.
-    Products too small for a normal float32 may be lost altogether, 2⁻¹²⁶ each.
-    """
-    largest = max(block.max_norm for block in blocks)
-    unit = (len(query) + 8) * 2.0**-24
-    tiny = len(query) * 2.0**-126
-    norm = float(np.linalg.norm(query.astype(np.float64)))
+    kth: NDArray[np.float32], reach: NDArray[np.float64], norms: NDArray[np.float64], metric: Metric
+) -> NDArray[np.bool_]:
+    """Whether no row that was left out can reach the k-th score, for queries of those norms.
+    reach: the largest key that one may have. The k-th score was rounded, and so would be that of
+    the row."""
+    score = kth.astype(np.float64)
+    settled: NDArray[np.bool_]
     if metric is Metric.EUCLIDEAN:
-        return float(kth) ** 2 < worst - 4 * unit * (norm + largest) ** 2 - tiny
-    return float(kth) > worst + unit * norm * largest + tiny
-
-
-def _candidates(
-    blocks: Sequence[Block],
-    query: NDArray[np.float32],
-    want: int,
-    *,
-    metric: Metric,
-    allowed: NDArray[np.bool_] | None,
-) -> tuple[NDArray[np.int64], float]:
-    """Faiss's best `want` rows over all blocks, and the worst of their scores."""
-    rows: list[NDArray[np.int64]] = []
-    scores: list[NDArray[np.float32]] = []
-    offset = 0
-    for block in blocks:
-        mask = None if allowed is None else allowed[offset : offset + len(block.vectors)]
-        for found, values in _block_candidates(block, query, want, metric=metric, mask=mask):
-            rows.append(found + offset)
-            scores.append(values)
-        offset += len(block.vectors)
-    row, value = np.concatenate(rows), np.concatenate(scores)
-    order = np.argsort(-value if metric.higher_is_better else value, kind="stable")[:want]
-    return row[order], float(value[order[-1]])
-
-
-def _block_candidates(
-    block: Block,
-    query: NDArray[np.float32],
-    want: int,
-    *,
-    metric: Metric,
-    mask: NDArray[np.bool_] | None,
-) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    local = None if mask is None else np.flatnonzero(mask)
-    if block.vectors.dtype == np.float32:
-        return [_faiss_search(block.vectors, query, want, metric=metric, local=local)]
-    if local is None:
-        local = np.arange(len(block.vectors))
-    found = []
-    for start in range(0, len(local), _CHUNK):
-        ids = local[start : start + _CHUNK]
-        wide = block.vectors[ids].astype(np.float32)
-        rows, scores = _faiss_search(wide, query, want, metric=metric, local=None)
-        found.append((ids[rows], scores))
-    return found
-
-
-def _faiss_search(
-    vectors: NDArray[Any],
-    query: NDArray[np.float32],
-    want: int,
-    *,
-    metric: Metric,
-    local: NDArray[np.int64] | None,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Faiss's brute force over float32 rows in place: nothing is copied into an index."""
-    faiss = import_faiss()
-    k = min(want, len(vectors) if local is None else len(local))
-    if k == 0:
-        return np.empty(0, np.int64), np.empty(0, np.float32)
-    # A selector also keeps single queries off a slower multi-threaded path of Faiss 1.15; the one
-    # over an id array visits only those rows.
-    selector = faiss.IDSelectorAll() if local is None else faiss.IDSelectorArray(local)
-    scores = np.empty((1, k), np.float32)
-    rows = np.empty((1, k), np.int64)
-    x, y = faiss.swig_ptr(np.ascontiguousarray(query)), faiss.swig_ptr(vectors)
-    out = (faiss.swig_ptr(scores), faiss.swig_ptr(rows))
-    sizes = (vectors.shape[1], 1, len(vectors), k)
-    if metric is Metric.EUCLIDEAN:
-        faiss.knn_L2sqr(x, y, *sizes, *out, None, selector)
+        settled = (norms**2 - (score * (1 + 2.0**-23)) ** 2) / 2 > reach
     else:
-        faiss.knn_inner_product(x, y, *sizes, *out, selector)
-    return rows[0], scores[0]
+        settled = score - np.abs(score) * 2.0**-23 > reach
+    return settled
 
 
-def approximate_neighbours(
-    vectors: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """For every row of vectors (N, D) k + 16 rows that are near it by Euclidean distance, itself
-    among them, as an inverted file finds them, and one that is far: int32 (N, k + 16), (N,).
-
-    Of 4·√N cells, fewer in small sets, the 32 nearest are looked into; a row that finds too few
-    there gets its list from rows next to it in number, whose exact distances will tell. The far
-    one is the farthest of some 4,096 rows at even steps.
-    """
-    faiss = import_faiss()
-    rows, dim = vectors.shape
-    cells = max(1, min(int(4 * rows**0.5), rows // 40))  # fewer rows a cell train it badly
-    index = faiss.index_factory(dim, f"IVF{cells},Flat")
-    step = max(1, rows // (64 * cells))
-    index.train(np.ascontiguousarray(vectors[::step]))
-    index.nprobe = min(32, cells)
-    want = min(k + _SLACK, rows)
-    near = np.empty((rows, want), np.int32)
-    far = np.empty(rows, np.int32)
-    sample = np.arange(0, rows, max(1, rows // 4096))
-    some = np.ascontiguousarray(vectors[sample])
-    norms = np.einsum("nd,nd->n", some, some)
-    for start in range(0, rows, _CHUNK):
-        index.add(np.ascontiguousarray(vectors[start : start + _CHUNK]))
-    for start in range(0, rows, 4096):
-        piece = np.ascontiguousarray(vectors[start : start + 4096])
-        _, found = index.search(piece, want)
-        near[start : start + len(piece)] = found
-        far[start : start + len(piece)] = sample[(norms - 2 * (piece @ some.T)).argmax(axis=1)]
-    for row in np.flatnonzero((near < 0).any(axis=1)):
-        known = near[row][near[row] >= 0]
-        others = np.setdiff1d((row + np.arange(2 * want)) % rows, known)
-        near[row] = np.concatenate([known, others])[:want]
-    return near, far
+def _all_compared(search: _Search) -> list[Neighbours]:
+    """The answers from the exact scores of all allowed rows."""
+    listed = search.allowed.listed
+    path = f"every one of {len(listed):,} allowed rows compared"
+    together = max(1, _TOGETHER // len(listed))
+    answers: list[Neighbours] = []
+    for first in range(0, len(search.queries), together):
+        part = search.of(range(first, min(first + together, len(search.queries))))
+        some = np.broadcast_to(listed, (len(part.queries), len(listed)))
+        best, scores = _rank(part, some)
+        answers += [
+            _checked(search.allowed, best[at], scores[at], path=path, expected={})
+            for at in range(len(best))
+        ]
+    return answers
 
 
-def import_faiss() -> Any:
-    """The faiss module. Raises MissingExtra with the pip command where there is none."""
-    try:
-        import faiss
-    except ImportError:
-        raise MissingExtra(
-            "Faiss is not installed: pip install 'reid-index[cpu]', or [gpu] on a CUDA machine"
-        ) from None
-    return faiss
+def _rank(
+    search: _Search, some: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k best of some rows (Q, w) for each query by the exact score, and the scores: (Q, k)."""
+    rows, queries = search.rows, search.queries
+    pairs = some.ravel()
+    scores = np.empty(len(pairs), np.float32)
+    ends = np.cumsum([len(block.vectors) for block in rows.blocks])
+
+    def score(start: int, stop: int) -> None:
+        for at in range(start, stop, _SCORED):
+            here = slice(at, min(at + _SCORED, stop))
+            asked = queries
+            if len(queries) > 1:
+                asked = queries[np.arange(here.start, here.stop) // some.shape[1]]
+            vectors = _vectors(rows.blocks, ends, pairs[here])
+            scores[here] = score_pairs(asked, vectors, metric=rows.metric)
+
+    over_ranges(score, len(pairs), piece=16 * _SCORED)
+    table = scores.reshape(some.shape)
+    order = best_first(table, rows.items[some], metric=rows.metric)[:, : search.k]
+    places = np.arange(len(queries))[:, None]
+    return some[places, order], table[places, order]
+
+
+def _vectors(
+    blocks: Sequence[Block], ends: NDArray[np.int64], some: NDArray[np.int64]
+) -> NDArray[np.generic]:
+    """Copies of the vectors in those rows."""
+    if len(blocks) == 1:
+        return blocks[0].vectors[some]
+    places = np.searchsorted(ends, some, side="right")
+    vectors = np.empty((len(some), blocks[0].vectors.shape[1]), blocks[0].vectors.dtype)
+    for place in np.unique(places):
+        here = places == place
+        block = blocks[place].vectors
+        vectors[here] = block[some[here] - (ends[place] - len(block))]
+    return vectors
+
+
+def _checked(
+    allowed: Allowed,
+    found: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    *,
+    path: str,
+    exact: bool = True,
+    expected: Mapping[str, float],
+) -> Neighbours:
+    if allowed.mask is not None and not allowed.mask[found].all():
+        raise AssertionError("a row outside the mask was about to be returned; please report this")
+    return Neighbours(
+        rows=found,
+        scores=scores,
+        allowed=allowed.count,
+        path=path,
+        exact=exact,
+        expected=expected,
+    )
+
+
+def _approximately(
+    search: _Search, index: "Index", plan: Plan, task: Task, costs: Costs
+) -> list[Neighbours]:
+    """The answers of the index, and exact ones in place of those that it cannot be trusted with."""
+    answers = _from_index(search, index, plan)
+    refused = [at for at, answer in enumerate(answers) if answer is None]
+    search.rows.experience.note(search.allowed.key, answered=len(answers), refused=len(refused))
+    again: list[Neighbours] = []
+    if refused:
+        exact = choose(replace(task, queries=len(refused)), costs, recall=None)
+        exact = replace(exact, expected=plan.expected)
+        again = _exactly(search.of(refused), exact, note=f", the {index.kind} index being in doubt")
+    rest = iter(again)
+    return [next(rest) if answer is None else answer for answer in answers]
+
+
+def _from_index(search: _Search, index: "Index", plan: Plan) -> list[Neighbours | None]:
+    """What the index answers; None where it came back short or where its probe finds other rows.
+    Rows that are not in the index yet are compared exactly."""
+    rows, allowed, queries, effort = search.rows, search.allowed, search.queries, plan.effort
+    assert effort is not None
+    mask = None if allowed.mask is None else allowed.mask[: index.rows]
+    late = allowed.since(index.rows) if index.rows < rows.count else Allowed(0)
+    there = allowed.count - late.count
+    want = min(search.k * effort.fetch, there)
+    full = index.search(queries, want, effort=effort.value, allowed=mask)
+    probe = full
+    if effort.probe:
+        probe = index.search(queries, want, effort=effort.probe, allowed=mask)
+    rest: list[Neighbours] = []
+    if late.count:
+        rest = _exactly(replace(search, allowed=late), replace(plan, path="gather", scan=False))
+    of = f"{allowed.count:,} allowed of {rows.count:,}"
+    path = f"{index.kind} index of {index.rows:,} rows, {of}"
+    answers: list[Neighbours | None] = []
+    for at in range(len(queries)):
+        one = search.of([at])
+        best, scores = _rank(one, full[at][None, full[at] >= 0])
+        agreed = np.count_nonzero(np.isin(best, probe[at]))
+        if best.size < min(search.k, there) or agreed < effort.agreement * best.size:
+            answers.append(None)
+            continue
+        if rest:
+            best, scores = _rank(one, np.concatenate([best[0], rest[at].rows])[None])
+        answers.append(
+            _checked(allowed, best[0], scores[0], path=path, exact=False, expected=plan.expected)
+        )
+    return answers

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .errors import (
     BadShard,
     CorruptGallery,
     FormatTooNew,
+    GalleryExists,
     GalleryLocked,
     GalleryNotFound,
     UsageError,
@@ -58,13 +59,15 @@ class AttachedEntry:
     """An attachment as a manifest lists it.
 
     kind: what it is; a gallery has at most one of each. folder: relative to the gallery. covers:
-    the folders of the shards that it was made from. files: its files by name.
+    the folders of the shards that it was made from. files: its files by name. about: what there is
+    to say of it, a JSON object, for people.
     """
 
     kind: str
     folder: str
     covers: tuple[str, ...]
     files: Mapping[str, FileEntry]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -219,13 +222,24 @@ def shards_at(gallery: Path, generation: int) -> tuple[str, ...]:
     raise UsageError(f"{gallery} has no generation {generation}; it is at {present.generation}")
 
 
+def refuse_taken(path: Path) -> None:
+    """Raise GalleryExists unless path is free, or holds what a crashed `create` left."""
+    if path.exists() and not path.is_dir():
+        raise GalleryExists(f"{path} is a file; choose another folder")
+    taken = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    taken -= {"lock", "manifest-000000.json", ".CURRENT.tmp"}
+    if taken:
+        what = "a gallery" if "CURRENT" in taken else f"other files ({min(taken)}, …)"
+        raise GalleryExists(f"{path} holds {what} already; choose another folder")
+
+
 def describe_shard(gallery: Path, folder: str, *, rows: int) -> ShardEntry:
     """The manifest's entry of a shard that was just written: reads all of its bytes."""
     return ShardEntry(folder=folder, rows=rows, files=_describe(gallery / folder, FILES))
 
 
 def describe_attached(
-    gallery: Path, folder: str, *, kind: str, covers: tuple[str, ...]
+    gallery: Path, folder: str, *, kind: str, covers: tuple[str, ...], about: Mapping[str, Any]
 ) -> AttachedEntry:
     """The manifest's entry of an attachment that was just written: reads all of its bytes.
 
@@ -236,7 +250,7 @@ def describe_attached(
         if not _is_plain(name):
             raise UsageError(f"an attached file cannot be called {name!r}; give it a plain name")
     files = _describe(gallery / folder, names)
-    return AttachedEntry(kind=kind, folder=folder, covers=covers, files=files)
+    return AttachedEntry(kind=kind, folder=folder, covers=covers, files=files, about=about)
 
 
 def _describe(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
@@ -326,6 +340,7 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
                 "folder": attached.folder,
                 "covers": list(attached.covers),
                 "files": _files_to_json(attached.files),
+                "about": dict(attached.about),
             }
             for attached in manifest.attached
         ],
@@ -383,6 +398,7 @@ def _attached_from_json(data: Any) -> AttachedEntry:
         folder=_inside(data["folder"], r"attached/[0-9]+-[a-z]+"),
         covers=tuple(map(str, data["covers"])),
         files=_files_from_json(data),
+        about=dict(data.get("about", {})),  # formats before 1.2 have none
     )
 
 

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from .errors import UsageError
+
 
 class Metric(StrEnum):
     """The score of a gallery; fixed when the gallery is made.
@@ -19,3 +21,12 @@ class Metric(StrEnum):
     def higher_is_better(self) -> bool:
         """True where the score is a similarity, False where it is a distance."""
         return self is not Metric.EUCLIDEAN
+
+
+def parse_metric(metric: Metric | str) -> Metric:
+    """A metric by its name. Raises UsageError with the names there are."""
+    try:
+        return Metric(metric)
+    except ValueError:
+        names = ", ".join(Metric)
+        raise UsageError(f"there is no metric {metric!r}; there are {names}") from None

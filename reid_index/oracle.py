@@ -19,19 +19,29 @@ def score(
     An inner product too large for float32 is infinite.
     """
     scores = np.empty(len(rows), np.float32)
-    wide = query.astype(np.float64)
     for start in range(0, len(rows), _CHUNK):
-        # NumPy's order of summation, so the last bit, depends on the memory order.
-        piece = rows[start : start + _CHUNK].astype(np.float64, order="C")
-        if metric is Metric.EUCLIDEAN:
-            piece -= wide
-            piece *= piece
-            sums = np.sqrt(piece.sum(axis=1))
-        else:
-            piece *= wide
-            sums = piece.sum(axis=1)
-        with np.errstate(over="ignore"):
-            scores[start : start + _CHUNK] = sums
+        piece = rows[start : start + _CHUNK]
+        scores[start : start + _CHUNK] = score_pairs(query[None], piece, metric=metric)
+    return scores
+
+
+def score_pairs(
+    queries: NDArray[np.float32], rows: NDArray[np.generic], *, metric: Metric
+) -> NDArray[np.float32]:
+    """The score of each query (n, D), or of one (1, D), with the row (n, D) in the same place:
+    float32 (n,). As `score` says."""
+    # NumPy's order of summation, so the last bit, depends on the memory order.
+    piece = rows.astype(np.float64, order="C")
+    wide = queries.astype(np.float64)
+    if metric is Metric.EUCLIDEAN:
+        piece -= wide
+        piece *= piece
+        sums = np.sqrt(piece.sum(axis=1))
+    else:
+        piece *= wide
+        sums = piece.sum(axis=1)
+    with np.errstate(over="ignore"):
+        scores: NDArray[np.float32] = sums.astype(np.float32)
     if metric is Metric.COSINE:
         np.clip(scores, -1, 1, out=scores)
     return scores

@@ -3,37 +3,46 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import DimensionMismatch, NotFiniteError, UsageError
+from .allowed import Allowed, Filters
+from .errors import UsageError
 from .items import STANDARD
-from .knn import Block, Neighbours, nearest
+from .knn import Neighbours, Rows, nearest
 from .metric import Metric
 from .oracle import best_first, score
+from .query_vectors import query_batch, query_vectors
 from .result import Match, Result
-from .where import compile_where
+
+if TYPE_CHECKING:
+    from .device_rows import DeviceRows
+    from .index import Index
 
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
     """What is searched: one generation of a gallery, as `answer` needs it.
 
-    blocks: all vectors, N rows. items: the N items. roots: per block, the folder that `source` is
-    relative to.
+    rows: all vectors, N rows. items: the N items. filters: on them. roots: per block, the folder
+    that `source` is relative to.
     """
 
-    blocks: Sequence[Block]
+    rows: Rows
     items: pa.Table
+    filters: Filters
     roots: Sequence[str]
-    metric: Metric
     dim: int
     generation: int
+
+    @property
+    def metric(self) -> Metric:
+        """How the vectors are compared."""
+        return self.rows.metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,19 @@ class Reranker(Protocol):
         ones, the rest of which may take part in a graph. None: all rows."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How to search: for which share of the right rows (None: exactly, all of them), with which
+    index, and with what puts the rows on a GPU, if anything."""
+
+    recall: float | None = None
+    index: "Index | None" = None
+    device: "Callable[[], DeviceRows] | None" = None
+
+
+EXACTLY = How()
+
+
 def answer(
     searched: Searched,
     query: ArrayLike,
@@ -71,54 +93,171 @@ def answer(
     not_camera: Sequence[int],
     threshold: float | None,
     combine: str,
+    how: How = EXACTLY,
     reranker: Callable[[], Reranker] | None = None,
 ) -> Result:
     """Answer one query; see `Gallery.search` for the arguments and what is raised. reranker: makes
     the one to rank with, if anything is allowed."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise UsageError(f"k must be a whole number from 1 up, got {k!r}")
-    if threshold is not None and not math.isfinite(threshold):
-        raise UsageError(f"the threshold must be a finite number, got {threshold!r}")
+    _check(k, threshold)
     vectors = query_vectors(query, dim=searched.dim, metric=searched.metric, combine=combine)
     times: dict[str, float] = {}
     start = time.perf_counter()
-    allowed = allowed_rows(searched.items, where=where, not_camera=not_camera)
+    allowed = searched.filters.allowed(where=where, not_camera=not_camera)
     times["where"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    distances: list[float | None]
-    if reranker is None or (allowed is not None and not allowed.any()):
-        found = _search(searched, vectors, k, allowed=allowed)
-        kept = len(found.rows)
-        if threshold is not None:
-            kept = int(np.count_nonzero(_reaches(found.scores, threshold, searched.metric)))
-        rows, scores, path, exact = found.rows[:kept], found.scores[:kept], found.path, True
-        distances = [None] * kept
-    else:
-        if len(vectors) > 1:
-            raise UsageError("re-ranking takes one vector: combine several with 'mean'")
-        passing = _passing(searched, vectors[0], threshold, allowed)
-        ranked = reranker()(vectors[0], k, allowed=allowed, passing=passing)
-        rows, path, exact = ranked.rows, ranked.path, ranked.exact
-        scores = _scores(searched, vectors[0], rows)
-        distances = ranked.distances.tolist()
+    if reranker is None or allowed.count == 0:
+        found = _best(searched, vectors, k, allowed=allowed, how=how)
+        times["search"] = time.perf_counter() - start
+        return _result(searched, found, k=k, threshold=threshold, times=times)
+    if len(vectors) > 1:
+        raise UsageError("re-ranking takes one vector: combine several with 'mean'")
+    passing = _passing(searched, vectors[0], threshold, allowed.mask)
+    ranked = reranker()(vectors[0], k, allowed=allowed.mask, passing=passing)
+    found = Neighbours(
+        rows=ranked.rows,
+        scores=_scores(searched, vectors[0], ranked.rows),
+        allowed=allowed.count,
+        path=ranked.path,
+        exact=ranked.exact,
+    )
     times["search"] = time.perf_counter() - start
+    return _result(
+        searched,
+        found,
+        k=k,
+        threshold=threshold,
+        times=times,
+        reranked=ranked.distances.tolist(),
+    )
 
+
+def answers(
+    searched: Searched,
+    queries: ArrayLike,
+    *,
+    k: int,
+    where: str | Sequence[str | None] | None,
+    not_camera: Sequence[int],
+    threshold: float | None,
+    how: How = EXACTLY,
+) -> list[Result]:
+    """Answer several queries; see `Gallery.search_many`."""
+    _check(k, threshold)
+    vectors = query_batch(queries, dim=searched.dim, metric=searched.metric)
+    found, times = neighbours(searched, vectors, k=k, where=where, not_camera=not_camera, how=how)
+    return [
+        _result(searched, one, k=k, threshold=threshold, times=dict(taken))
+        for one, taken in zip(found, times, strict=True)
+    ]
+
+
+def neighbours(
+    searched: Searched,
+    vectors: NDArray[np.float32],
+    *,
+    k: int,
+    where: str | Sequence[str | None] | None,
+    not_camera: Sequence[int],
+    how: How,
+) -> tuple[list[Neighbours], list[Mapping[str, float]]]:
+    """The neighbours of each vector (Q, D), and the seconds for those that share its filter.
+
+    Equal filters are evaluated and searched together, whether equal in words or in what they allow.
+    """
+    wheres = [where] * len(vectors) if where is None or isinstance(where, str) else list(where)
+    if len(wheres) != len(vectors):
+        raise UsageError(f"{len(vectors)} queries but {len(wheres)} filters: one for each, please")
+    found: dict[int, Neighbours] = {}
+    times: dict[int, Mapping[str, float]] = {}
+    for group in _groups(searched, wheres, not_camera):
+        start = time.perf_counter()
+        some = nearest(
+            searched.rows,
+            vectors[group.queries],
+            k,
+            allowed=group.allowed,
+            recall=how.recall,
+            index=how.index,
+            device=how.device,
+        )
+        taken = {"where": group.seconds, "search": time.perf_counter() - start}
+        found |= zip(group.queries, some, strict=True)
+        times |= dict.fromkeys(group.queries, taken)
+    places = range(len(vectors))
+    return [found[place] for place in places], [times[place] for place in places]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Queries that share what they are allowed, and the seconds it took to find that out."""
+
+    queries: list[int]
+    allowed: Allowed
+    seconds: float
+
+
+def _groups(
+    searched: Searched, wheres: Sequence[str | None], not_camera: Sequence[int]
+) -> list[_Group]:
+    by_text: dict[str | None, list[int]] = {}
+    for place, text in enumerate(wheres):
+        by_text.setdefault(text, []).append(place)
+    groups: list[_Group] = []
+    for text, places in by_text.items():
+        start = time.perf_counter()
+        allowed = searched.filters.allowed(where=text, not_camera=not_camera)
+        seconds = time.perf_counter() - start
+        same = (at for at, group in enumerate(groups) if group.allowed.equals(allowed))
+        at = next(same, len(groups))
+        if at < len(groups):
+            seconds += groups[at].seconds
+            places = groups.pop(at).queries + places
+        groups.append(_Group(queries=places, allowed=allowed, seconds=seconds))
+    return groups
+
+
+def check_k(k: int) -> None:
+    """Raise UsageError unless k is a whole number from 1 up."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise UsageError(f"k must be a whole number from 1 up, got {k!r}")
+
+
+def _check(k: int, threshold: float | None) -> None:
+    check_k(k)
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(f"the threshold must be a finite number, got {threshold!r}")
+
+
+def _result(
+    searched: Searched,
+    found: Neighbours,
+    *,
+    k: int,
+    threshold: float | None,
+    times: dict[str, float],
+    reranked: Sequence[float] | None = None,
+) -> Result:
+    """The matches of the rows found, cut at the threshold unless re-ranked: then it was applied
+    before."""
     start = time.perf_counter()
-    matches = _matches(searched, rows, scores, distances)
+    kept = len(found.rows)
+    if threshold is not None and reranked is None:
+        kept = int(np.count_nonzero(_reaches(found.scores, threshold, searched.metric)))
+    matches = _matches(searched, found.rows[:kept], found.scores[:kept], reranked or [None] * kept)
     times["items"] = time.perf_counter() - start
-    total = searched.items.num_rows
     return Result(
         matches=matches,
         k=k,
-        allowed=total if allowed is None else int(np.count_nonzero(allowed)),
-        rows=total,
+        allowed=found.allowed,
+        rows=searched.items.num_rows,
         threshold=threshold,
         metric=searched.metric,
         generation=searched.generation,
-        plan=path,
-        exact=exact,
+        plan=found.path,
+        exact=found.exact,
         seconds=times,
+        expected=found.expected,
     )
 
 
@@ -141,7 +280,7 @@ def _passing(
     doubtful = passing.copy()
     if searched.metric is not Metric.EUCLIDEAN:
         offset = 0
-        for block in searched.blocks:
+        for block in searched.rows.blocks:
             here = slice(offset, offset + len(block.vectors))
             if block.vectors.dtype == np.float32:
                 near = cast("NDArray[np.float32]", block.vectors) @ query
@@ -161,7 +300,7 @@ def _scores(
     """The scores of those rows, in that order."""
     scores = np.empty(len(rows), np.float32)
     offset = 0
-    for block in searched.blocks:
+    for block in searched.rows.blocks:
         here = np.flatnonzero((rows >= offset) & (rows < offset + len(block.vectors)))
         for at in range(0, len(here), 8192):
             some = here[at : at + 8192]
@@ -171,96 +310,43 @@ def _scores(
     return scores
 
 
-def query_vectors(
-    query: ArrayLike, *, dim: int, metric: Metric, combine: str
-) -> NDArray[np.float32]:
-    """The vectors to search with: (1, dim), or (n, dim) when combine is "best" of n.
-
-    Normalised for cosine; "mean" averages the vectors (normalised ones for cosine). Raises
-    DimensionMismatch, NotFiniteError, UsageError.
-    """
-    if combine not in ("mean", "best"):
-        raise UsageError(f"combine must be 'mean' or 'best', got {combine!r}")
-    try:
-        vectors = np.atleast_2d(np.asarray(query, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"a query is numbers, (D,) or (n, D): {error}") from None
-    if vectors.ndim != 2 or len(vectors) == 0:
-        raise DimensionMismatch(f"a query is (D,) or (n, D) with n ≥ 1, got {vectors.shape}")
-    if vectors.shape[1] != dim:
-        raise DimensionMismatch(
-            f"the query has {vectors.shape[1]} dimensions, the gallery {dim}: use the extractor "
-            "that the gallery was built with"
-        )
-    if not np.isfinite(vectors).all():
-        raise NotFiniteError("the query holds NaN or Inf")
-    if np.abs(vectors).max() > np.finfo(np.float32).max:
-        raise NotFiniteError("the query holds numbers too large for float32")
-    if metric is Metric.COSINE:
-        vectors = _unit(vectors)
-    if combine == "mean":
-        vectors = vectors.mean(axis=0, keepdims=True)
-        if metric is Metric.COSINE:
-            vectors = _unit(vectors)
-    return vectors.astype(np.float32)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not norms.all():
-        raise NotFiniteError("the query has length 0, so cosine has no direction to compare")
-    unit: NDArray[np.float64] = vectors / norms
-    return unit
-
-
-def allowed_rows(
-    items: pa.Table, *, where: str | None, not_camera: Sequence[int]
-) -> NDArray[np.bool_] | None:
-    """Mask (N,) of the items that a query may return; None when it may return all.
-
-    not_camera drops the items known to be of those cameras; items of unknown camera stay.
-    """
-    mask: NDArray[np.bool_] | None = None
-    if where is not None:
-        mask = compile_where(where).mask(items)
-    if not_camera:
-        numbers = list(not_camera)
-        if not all(isinstance(n, int | np.integer) and abs(n) < 2**31 for n in numbers):
-            raise UsageError(f"not_camera must hold whole numbers of 32 bits, got {numbers}")
-        cameras = pa.array(numbers, items["camera"].type)
-        other = ~pc.is_in(items["camera"], value_set=cameras).to_numpy()
-        mask = other if mask is None else mask & other
-    return mask
-
-
-def _search(
+def _best(
     searched: Searched,
     vectors: NDArray[np.float32],
     k: int,
     *,
-    allowed: NDArray[np.bool_] | None,
+    allowed: Allowed,
+    how: How,
 ) -> Neighbours:
     """The k best rows for one vector, or for the best of several.
 
     A row among the k best by its best vector is among the k best for that vector, so the union of
     the single answers holds the whole answer.
     """
-    if searched.items.num_rows == 0:
-        return Neighbours(np.empty(0, np.int64), np.empty(0, np.float32), "the gallery is empty")
-    ids = searched.items["item"].to_numpy()
-    metric = searched.metric
-    found = [
-        nearest(searched.blocks, ids, vector, k, metric=metric, allowed=allowed)
-        for vector in vectors
-    ]
+    found = nearest(
+        searched.rows,
+        vectors,
+        k,
+        allowed=allowed,
+        recall=how.recall,
+        index=how.index,
+        device=how.device,
+    )
     if len(found) == 1:
         return found[0]
+    ids = searched.rows.items
     rows = np.concatenate([one.rows for one in found])
     scores = np.concatenate([one.scores for one in found])
-    order = best_first(scores, ids[rows], metric=metric)
+    order = best_first(scores, ids[rows], metric=searched.metric)
     _, first = np.unique(rows[order], return_index=True)
     order = order[np.sort(first)][:k]
-    return Neighbours(rows[order], scores[order], f"best of {len(found)}: {found[0].path}")
+    return replace(
+        found[0],
+        rows=rows[order],
+        scores=scores[order],
+        path=f"best of {len(found)}: {found[0].path}",
+        exact=all(one.exact for one in found),
+    )
 
 
 def _matches(
@@ -269,7 +355,7 @@ def _matches(
     scores: NDArray[np.float32],
     reranked: Sequence[float | None],
 ) -> tuple[Match, ...]:
-    ends = np.cumsum([len(block.vectors) for block in searched.blocks])
+    ends = np.cumsum([len(block.vectors) for block in searched.rows.blocks])
     blocks = np.searchsorted(ends, rows, side="right")
     records = searched.items.take(pa.array(rows)).to_pylist()
     similar = searched.metric.higher_is_better

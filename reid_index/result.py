@@ -1,7 +1,7 @@
 """What a query answers with: plain values, no handles into the gallery."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -49,7 +49,8 @@ class Result:
     rows. threshold: the score a match had to reach, if any.
     generation: of the gallery that answered. plan: how the search was done, in words; exact:
     whether the answer is exactly what comparing with every allowed row gives.
-    seconds: stage → wall seconds.
+    seconds: stage → wall seconds. expected: way to search → the seconds that were expected of it,
+    of all that would have answered (see plan.PATHS); empty where there was no choice.
     """
 
     matches: tuple[Match, ...]
@@ -62,6 +63,7 @@ class Result:
     plan: str
     exact: bool
     seconds: Mapping[str, float]
+    expected: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def note(self) -> str | None:

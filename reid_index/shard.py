@@ -27,7 +27,7 @@ from .items import conform, stack
 from .metric import Metric
 from .vectors import HDF5_ERRORS, NAMES, ArrayStream, map_vectors, write_vectors
 
-FORMAT = (1, 1)
+FORMAT = (1, 2)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")
@@ -382,3 +382,17 @@ def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
         taken = np.concatenate([taken, ids])
         next_item = max(next_item, int(ids.max(initial=next_item - 1)) + 1)
         yield table
+
+
+def check_alike(new: Shard, present: Sequence[Shard], *, of: Path) -> None:
+    """Raise BadItems unless the new shard's columns can stand below those of each present one of
+    the gallery `of`, BadShard unless it has the same arrays."""
+    stack(shard.columns.empty_table() for shard in (*present, new))
+    for shard in present[:1]:
+        mine, its = _widths(shard), _widths(new)
+        if mine != its:
+            raise BadShard(f"the rows hold {its}, those of {of} {mine}: all must have the same")
+
+
+def _widths(shard: Shard) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in shard.arrays.items()}

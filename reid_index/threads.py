@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -31,12 +32,10 @@ _blas_limits: Any = None
 def single_threaded_blas() -> Iterator[None]:
     """Matrix products of this process take one thread each meanwhile, so that several threads can
     make their own. As before when the last of those who are in here leaves."""
-    from threadpoolctl import threadpool_limits
-
     global _blas_users, _blas_limits
     with _blas:
         if _blas_users == 0:
-            _blas_limits = threadpool_limits(limits=1, user_api="blas")
+            _blas_limits = _blas_libraries().limit(limits=1)
         _blas_users += 1
     try:
         yield
@@ -45,6 +44,27 @@ def single_threaded_blas() -> Iterator[None]:
             _blas_users -= 1
             if _blas_users == 0:
                 _blas_limits.restore_original_limits()
+
+
+@cache
+def _blas_libraries() -> Any:
+    """The loaded BLAS libraries, NumPy's among them. Looking for them takes longer than many a
+    search, so it is done once."""
+    import numpy  # noqa: F401  # loads its BLAS
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads for all cores but the caller's own, kept: to start them takes longer than many a
+    search. None of their tasks waits for another, so any number of callers may share them."""
+    return ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="reid-index")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def over_ranges(
@@ -58,5 +78,22 @@ def over_ranges(
     ranges = [(start, min(start + piece, count)) for start in range(0, count, piece)]
     if len(ranges) < 2 or cores() == 1:
         return [function(start, stop) for start, stop in ranges]
-    with ThreadPoolExecutor(cores()) as threads:
-        return list(threads.map(lambda ends: function(*ends), ranges))
+    # The caller works too. Whoever is free takes the next range, each core at its own pace.
+    results: list[T | None] = [None] * len(ranges)
+    left = iter(range(len(ranges)))
+
+    def work() -> None:
+        for at in left:
+            results[at] = function(*ranges[at])
+
+    helpers = [_threads().submit(work) for _ in range(min(cores(), len(ranges)) - 1)]
+    try:
+        work()
+    finally:
+        for _ in left:  # after an error nobody need go on
+            pass
+        for helper in helpers:
+            # One that has not begun has nothing left to do; others' work may be before it.
+            if not helper.cancel():
+                helper.result()
+    return cast("list[T]", results)

@@ -1,30 +1,34 @@
 """The where language: the one filter over item columns, for Python, command line and HTTP alike.
 
-An expression is parsed once and then applied to any number of tables. Its grammar knows columns and
-literals only: no functions, no arithmetic, no way to anything but the columns of the table.
+An expression is parsed once and then fitted to any number of tables; columns.py answers what it
+then asks of a column. Its grammar knows columns and literals only: no functions, no arithmetic, no
+way to anything but the columns of the table.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from .columns import IsNull, Kind, OfColumns, OfValues, Predicate, kind_of, plain_type
 from .errors import WhereError
 
 if TYPE_CHECKING:
     from lark import Lark, Token, Tree, UnexpectedToken
 
 _MAX_CHARACTERS = 10_000
+_KEPT = 128
+"""Expressions that stay parsed."""
 
 # Columns and values are whole terminals, not rules: each parser state then knows exactly what may
 # follow, which is what the error messages say.
@@ -78,21 +82,11 @@ _BARE_NAME = re.compile(
     r"(?!(?:and|or|not|in|between|is|null|true|false)\Z)[^\W\d]\w*(?:\.\w+)*", re.IGNORECASE
 )
 
-_COMPARE = {
-    "=": pc.equal,
-    "!=": pc.not_equal,
-    "<": pc.less,
-    "<=": pc.less_equal,
-    ">": pc.greater,
-    ">=": pc.greater_equal,
-}
+_1970 = datetime(1970, 1, 1, tzinfo=UTC)
 _SAME = {"==": "=", "<>": "!="}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
-# A pyarrow array, chunked or not; pyarrow publishes no types.
-_Array: TypeAlias = Any
-_Kind = Literal["number", "boolean", "text", "time", "set"]
-_WANTED = {
+_WANTED: dict[Kind, str] = {
     "number": "a number such as 3",
     "boolean": "TRUE or FALSE",
     "text": "text in 'single quotes'",
@@ -124,25 +118,22 @@ class _Column:
     name: str
     place: _Place
 
-    def read(self, table: pa.Table) -> _Array:
-        """The column without dictionary. Raises WhereError where there is none."""
-        if self.name not in table.column_names:
-            raise self._unknown(table.column_names)
-        column = table[self.name]
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        return column
+    def type_in(self, schema: pa.Schema) -> pa.DataType:
+        """Its type without dictionary. Raises WhereError where there is no such column."""
+        if self.name not in schema.names:
+            raise self._unknown(schema.names)
+        return plain_type(schema.field(self.name).type)
 
-    def compared(self, table: pa.Table) -> tuple[_Array, _Kind]:
-        """As `read`, and the kind. Raises WhereError for a type that has no comparisons."""
-        column = self.read(table)
-        kind = _kind(column.type)
+    def kind_in(self, schema: pa.Schema) -> tuple[Kind, pa.DataType]:
+        """As `type_in`, with its kind. Raises WhereError for a type that has no comparisons."""
+        found = self.type_in(schema)
+        kind = kind_of(found)
         if kind is None:
             raise self.place.error(
-                f"column {_quoted(self.name)} has type {column.type}, which cannot be compared",
+                f"column {_quoted(self.name)} has type {found}, which cannot be compared",
                 "; use another column, or IS NULL",
             )
-        return column, kind
+        return kind, found
 
     def _unknown(self, names: Sequence[str]) -> WhereError:
         by_lower = {name.lower(): name for name in names}
@@ -168,7 +159,7 @@ class _Value:
     written: str
     place: _Place
 
-    def fit(self, name: str, kind: _Kind, column_type: pa.DataType) -> Any:
+    def fit(self, name: str, kind: Kind, column_type: pa.DataType) -> Any:
         """The value as a column of that kind takes it. Raises WhereError where it does not fit."""
         wanted = {"number": (int, float), "boolean": (bool,)}.get(kind, (str,))
         if type(self.value) not in wanted:
@@ -178,15 +169,17 @@ class _Value:
             )
         return self._time() if kind == "time" else self.value
 
-    def _time(self) -> datetime:
+    def _time(self) -> int:
+        """Microseconds since 1970."""
         try:
             time = datetime.fromisoformat(str(self.value))
-            return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+            time = time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
         except (ValueError, OverflowError):
             raise self.place.error(
                 f"{_shortened(self.written)} is not a time",
                 "; write ISO 8601 such as '2024-05-01' or '2024-05-01T12:30+02:00'",
             ) from None
+        return (time - _1970) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -195,35 +188,24 @@ class _Compare:
     operator: str
     other: _Column | _Value
 
-    def known(self, table: pa.Table) -> _Array:
-        column, kind = self.column.compared(table)
+    def on(self, schema: pa.Schema) -> OfValues | OfColumns:
+        """What it asks of such columns. Raises WhereError where it does not fit them."""
+        kind, found = self.column.kind_in(schema)
         if kind in ("set", "boolean") and self.operator not in ("=", "!="):
             raise self.column.place.error(
-                f"column {_quoted(self.column.name)} ({column.type}) has no order",
+                f"column {_quoted(self.column.name)} ({found}) has no order",
                 "; use =, != or IN",
             )
-        if isinstance(self.other, _Column):
-            return self._with_column(column, kind, self.other, table)
-        column, values = _fitted(self.column.name, column, kind, [self.other])
-        if kind == "set":
-            contains = _contains_any(column, values)
-            return contains if self.operator == "=" else pc.invert(contains)
-        return _COMPARE[self.operator](column, values[0])
-
-    def _with_column(self, column: _Array, kind: _Kind, other: _Column, table: pa.Table) -> _Array:
-        other_column, other_kind = other.compared(table)
+        if isinstance(self.other, _Value):
+            return _of_values(self.column.name, self.operator, [self.other], kind, found)
+        other_kind, other_found = self.other.kind_in(schema)
         if kind != other_kind or kind == "set":
-            raise other.place.error(
-                f"column {_quoted(other.name)} ({other_column.type}) does not compare with "
-                f"column {_quoted(self.column.name)} ({column.type})",
+            raise self.other.place.error(
+                f"column {_quoted(self.other.name)} ({other_found}) does not compare with "
+                f"column {_quoted(self.column.name)} ({found})",
                 "; use two columns of numbers, of text, of times or of booleans",
             )
-        if kind == "number":
-            whole = pa.types.is_integer(column.type) and pa.types.is_integer(other_column.type)
-            common = pa.int64() if whole else pa.float64()
-            column = column.cast(common, safe=False)
-            other_column = other_column.cast(common, safe=False)
-        return _COMPARE[self.operator](column, other_column)
+        return OfColumns(self.column.name, self.operator, self.other.name)
 
 
 @dataclass(frozen=True)
@@ -231,25 +213,17 @@ class _In:
     column: _Column
     values: tuple[_Value, ...]
 
-    def known(self, table: pa.Table) -> _Array:
-        column, kind = self.column.compared(table)
-        column, values = _fitted(self.column.name, column, kind, self.values)
-        if kind == "set":
-            return _contains_any(column, values)
-        if pa.types.is_floating(column.type):
-            # is_in takes −0.0 and 0.0 for two numbers; adding 0.0 leaves only the latter.
-            zero = pa.scalar(0.0, column.type)
-            column, values = pc.add(column, zero), pc.add(values, zero)
-        found = pc.is_in(column, value_set=values)
-        return pc.if_else(pc.is_valid(column), found, pa.scalar(None, pa.bool_()))
+    def on(self, schema: pa.Schema) -> OfValues:
+        return _of_values(self.column.name, "IN", self.values, *self.column.kind_in(schema))
 
 
 @dataclass(frozen=True)
 class _IsNull:
     column: _Column
 
-    def known(self, table: pa.Table) -> _Array:
-        return pc.is_null(self.column.read(table))
+    def on(self, schema: pa.Schema) -> IsNull:
+        self.column.type_in(schema)
+        return IsNull(self.column.name)
 
 
 _Step = _Compare | _In | _IsNull | str
@@ -260,20 +234,28 @@ class Where:
     """A parsed expression, from `compile_where`.
 
     text: as it was written. steps: its predicates and "and", "or", "not" in postfix order, so that
-    no depth of nesting needs recursion.
+    no depth of nesting needs recursion. Two of the same text are equal.
     """
 
     text: str
-    steps: tuple[_Step, ...]
+    steps: tuple[_Step, ...] = field(compare=False, repr=False)
+
+    def on(self, schema: pa.Schema) -> tuple[Predicate | str, ...]:
+        """The steps with what each predicate asks of columns of that schema.
+
+        Raises WhereError for a column that it has not and for a value or operator that does not
+        fit its column.
+        """
+        return tuple(step if isinstance(step, str) else step.on(schema) for step in self.steps)
 
     def mask(self, table: pa.Table) -> NDArray[np.bool_]:
         """Whether the expression is true for each row: bool (rows,); False where it is unknown.
 
-        Raises WhereError for a column that table has not and for a value or operator that does
-        not fit its column.
+        Nothing is kept; `Columns` in columns.py gives the same, faster when it is asked again.
+        Raises WhereError as `on` does.
         """
         stack: list[Any] = []
-        for step in self.steps:
+        for step in self.on(table.schema):
             if not isinstance(step, str):
                 stack.append(step.known(table))
             elif step == "not":
@@ -285,6 +267,7 @@ class Where:
         return np.asarray(pc.fill_null(stack.pop(), False).to_numpy(), dtype=np.bool_)
 
 
+@lru_cache(maxsize=_KEPT)
 def compile_where(text: str) -> Where:
     """Parse an expression such as `camera != 3 AND attr.hat = 'yes' AND start >= '2024-05-01'`.
 
@@ -444,46 +427,19 @@ def _value(text: str, token: "Token") -> _Value:
     return _Value(number, str(token), place)
 
 
-def _kind(column_type: pa.DataType) -> _Kind | None:
-    types = pa.types
-    if types.is_boolean(column_type):
-        return "boolean"
-    is_float = types.is_float32(column_type) or types.is_float64(column_type)
-    if is_float or (types.is_integer(column_type) and not types.is_uint64(column_type)):
-        return "number"
-    if types.is_timestamp(column_type) and column_type.unit == "us" and column_type.tz:
-        return "time"
-    if types.is_string(column_type) or types.is_large_string(column_type):
-        return "text"
-    if types.is_list(column_type) and types.is_string(column_type.value_type):
-        return "set"
-    return None
-
-
-def _fitted(
-    name: str, column: _Array, kind: _Kind, values: Sequence[_Value]
-) -> tuple[_Array, _Array]:
-    """The column and the values with one type; of a set, that of its elements."""
-    plain = [value.fit(name, kind, column.type) for value in values]
-    if pa.types.is_integer(column.type):
-        common = pa.float64() if any(isinstance(one, float) for one in plain) else pa.int64()
-        # Not safe: that refuses integers beyond 2⁵³ instead of rounding them.
-        return column.cast(common, safe=False), pa.array(plain, type=common)
-    if kind == "number":
-        return column, pa.array([float(one) for one in plain], type=column.type)
-    return column, pa.array(plain, type=pa.string() if kind == "set" else column.type)
-
-
-def _contains_any(column: _Array, values: _Array) -> _Array:
-    """Whether each set has any of the values; null where the set is null."""
-    chunks = []
-    for chunk in column.chunks:
-        lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy()
-        found = pc.is_in(pc.list_flatten(chunk), value_set=values).to_numpy(zero_copy_only=False)
-        contains = np.zeros(len(chunk), dtype=np.bool_)
-        contains[np.repeat(np.arange(len(chunk)), lengths)[found]] = True
-        chunks.append(pa.array(contains, mask=pc.is_null(chunk).to_numpy(zero_copy_only=False)))
-    return pa.chunked_array(chunks, type=pa.bool_())
+def _of_values(
+    name: str, operator: str, values: Sequence[_Value], kind: Kind, column_type: pa.DataType
+) -> OfValues:
+    """The comparison, in the type that a column of that type is compared in."""
+    fitted = [value.fit(name, kind, column_type) for value in values]
+    common = column_type
+    if pa.types.is_integer(column_type):
+        common = pa.float64() if any(isinstance(one, float) for one in fitted) else pa.int64()
+    elif kind == "set":
+        common = pa.string()
+    if pa.types.is_floating(common):
+        fitted = pa.array([float(one) for one in fitted], type=common).to_pylist()
+    return OfValues(name, operator, tuple(fitted), common)
 
 
 def _quoted(name: str) -> str:

@@ -52,6 +52,15 @@ def public_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of its own for what is kept with the user's caches, for child processes too."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240501)

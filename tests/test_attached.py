@@ -153,7 +153,9 @@ def test_a_failing_writer_or_another_one_leaves_everything_as_it_was(gallery: Ga
         gallery.attach("graph", fail, generation=2)
     with pytest.raises(UsageError, match=r"'\.hidden'"):
         gallery.attach("graph", misname, generation=2)
-    with pytest.raises(UsageError, match="no attachment 'notes'; there are graph, calibration"):
+    with pytest.raises(
+        UsageError, match="no attachment 'notes'; there are graph, calibration, index"
+    ):
         gallery.attach("notes", writes(a="x"), generation=2)
     with writer_lock(gallery.path), pytest.raises(GalleryLocked):
         gallery.attach("graph", writes(a="x"), generation=2)
@@ -187,7 +189,7 @@ def test_a_gallery_of_format_1_0_can_be_attached_to(tmp_path: Path) -> None:
     assert gallery.manifest.attached == ()
     attach(gallery, "graph", a="one")
     manifest = json.loads((gallery.path / "manifest-000003.json").read_bytes())
-    assert manifest["format"] == [1, 1]
+    assert manifest["format"] == [1, 2]
     assert manifest["attached"][0]["covers"] == ["shards/000001", "shards/000002"]
     assert verify_gallery(Gallery.open(gallery.path)) == []
     # What was made at a generation that the old format wrote is known to be of that generation.

@@ -209,6 +209,8 @@ def test_every_command_has_a_whole_line_of_help():
                 "graph",
                 "evaluate",
                 "calibrate",
+                "costs",
+                "index",
                 "inspect",
                 "verify",
                 "demo",

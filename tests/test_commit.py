@@ -272,12 +272,12 @@ def test_a_gallery_of_a_newer_minor_format_is_read_but_not_written(
     gallery.add(ROWS)
     manifest = gallery.path / "manifest-000001.json"
     manifest.write_text(
-        json.dumps(json.loads(manifest.read_bytes()) | {"format": [1, 2], "new": 1})
+        json.dumps(json.loads(manifest.read_bytes()) | {"format": [1, 3], "new": 1})
     )
     current = gallery.path / "CURRENT"
     sha256 = reid_files.sha256_file(manifest)
     current.write_text(
-        json.dumps(json.loads(current.read_bytes()) | {"format": [1, 2], "sha256": sha256})
+        json.dumps(json.loads(current.read_bytes()) | {"format": [1, 3], "sha256": sha256})
     )
     opened = Gallery.open(gallery.path)
     assert len(opened) == 3

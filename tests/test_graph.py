@@ -26,7 +26,7 @@ from reid_index import (
     verify_gallery,
 )
 from reid_index.graph import Graph, make_graph, read_graph, write_graph
-from reid_index.query import query_vectors
+from reid_index.query_vectors import query_vectors
 
 Rng = np.random.Generator
 Vectors = NDArray[np.float32]

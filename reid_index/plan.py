@@ -1,0 +1,147 @@
+"""Which way to search: the one that is expected to be fastest, by what it costs on this machine."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from .costs import Costs
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .index import Effort, Index
+
+PATHS = ("scan", "gather", "dense", "index")
+"""The ways: the allowed rows where they lie; copied together for products; all rows in order, the
+mask looked at only for the best; an approximate index. All but the last are exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A way to search.
+
+    path: one of PATHS. scan: of a dense one, whether by a scan or by products. expected: path →
+    seconds, of all that would have answered. effort: for the index.
+    """
+
+    path: str
+    scan: bool
+    expected: Mapping[str, float]
+    effort: "Effort | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be searched: `allowed` of `rows` rows of `dim` numbers, with `queries` queries for
+    the k best each. half: some rows are float16, which cannot be scanned."""
+
+    allowed: int
+    rows: int
+    dim: int
+    queries: int
+    k: int
+    half: bool
+
+
+def choose(
+    task: Task,
+    costs: Costs,
+    *,
+    recall: float | None,
+    index: "Index | None" = None,
+    refused: float | None = None,
+    only: str | None = None,
+) -> Plan:
+    """The fastest way.
+
+    recall: the share of right rows that suffices; None for all of them. index: the one there is.
+    refused: the share of answers of the index under this very filter that had to be given again,
+    if it is known. only: this path, whatever the others cost; raises UsageError where it cannot
+    be taken.
+    """
+    expected = _exact(task, costs)
+    effort = None
+    if index is not None and recall is not None and task.allowed:
+        effort = index.effort(share=task.allowed / task.rows, recall=recall, k=task.k)
+    if index is not None and effort is not None:
+        best = min(expected.values())
+        expected["index"] = _index(task, costs, index, effort, refused=refused, exact=best)
+    if only is not None:
+        if only not in expected:
+            raise UsageError(f"path {only!r} cannot answer this; there are {', '.join(expected)}")
+        path = only
+    else:
+        path = min(expected, key=lambda name: expected[name])
+    return Plan(
+        path=path,
+        scan=path == "scan" or (path == "dense" and not task.half and _scans_all(task, costs)),
+        expected=expected,
+        effort=effort if path == "index" else None,
+    )
+
+
+def _exact(task: Task, costs: Costs) -> dict[str, float]:
+    size = {"dim": task.dim, "queries": task.queries}
+    ways = {"gather": costs.product(task.allowed, **size, listed=True, half=task.half)}
+    if not task.half:
+        ways["scan"] = costs.scan(task.allowed, **size, listed=True)
+    dense = costs.product(task.rows, **size, listed=False, half=task.half)
+    if not task.half:
+        dense = min(dense, costs.scan(task.rows, **size, listed=False))
+    if task.allowed == task.rows:
+        return {"dense": dense}
+    return {**ways, "dense": dense}
+
+
+def _scans_all(task: Task, costs: Costs) -> bool:
+    size = {"dim": task.dim, "queries": task.queries}
+    by_products = costs.product(task.rows, **size, listed=False, half=False)
+    return costs.scan(task.rows, **size, listed=False) <= by_products
+
+
+def _index(
+    task: Task,
+    costs: Costs,
+    index: "Index",
+    effort: "Effort",
+    *,
+    refused: float | None,
+    exact: float,
+) -> float:
+    """An index's cost is told in rows that one scan of one query compares meanwhile, those of the
+    answers that its tuning expects to be given again included."""
+    each = effort.rows_single if task.queries < 4 else effort.rows_batch
+    row = costs.scan(1, task.dim, 1, listed=False) - costs.start_scan
+    late = task.rows - index.rows  # added since, compared exactly
+    again = 0.0 if refused is None else (refused - (1 - effort.accepted)) * exact
+    return costs.start_scan + row * (task.queries * each + late) + again
+
+
+class Experience:
+    """How often answers of the index had to be given again, for each filter, in this process.
+
+    Where a filter goes along with identity, the right rows lie far apart and an index misses them
+    query after query; after a few it is not asked any more. Safe for several threads.
+    """
+
+    _ENOUGH = 4
+    _FILTERS = 256
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._counts: OrderedDict[int, tuple[int, int]] = OrderedDict()
+
+    def note(self, filter_key: int, *, answered: int, refused: int) -> None:
+        """The index answered so many queries under that filter; so many were answered again."""
+        with self._lock:
+            before = self._counts.pop(filter_key, (0, 0))
+            self._counts[filter_key] = (before[0] + answered, before[1] + refused)
+            while len(self._counts) > self._FILTERS:
+                self._counts.popitem(last=False)
+
+    def refused(self, filter_key: int) -> float | None:
+        """The share answered again, in 0 … 1; None where too little is known."""
+        with self._lock:
+            answered, refused = self._counts.get(filter_key, (0, 0))
+        return refused / answered if answered >= self._ENOUGH else None
