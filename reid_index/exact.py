@@ -72,6 +72,13 @@ class Candidates(NamedTuple):
     bound: NDArray[np.float64]
 
 
+def norms_of(queries: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The length of each query: float64 (Q,)."""
+    wide = queries.astype(np.float64)
+    norms: NDArray[np.float64] = np.sqrt(np.einsum("qd,qd->q", wide, wide))
+    return norms
+
+
 def key_bound(
     queries: NDArray[np.float32], *, largest: float, metric: Metric
 ) -> NDArray[np.float64]:
@@ -83,8 +90,7 @@ def key_bound(
     """
     dim = queries.shape[1]
     unit = (dim + 8) * 2.0**-24
-    norms = np.linalg.norm(queries.astype(np.float64), axis=1)
-    size = norms * largest
+    size = norms_of(queries) * largest
     if metric is Metric.EUCLIDEAN:
         size = size + largest**2 / 2
     bound: NDArray[np.float64] = unit * size + dim * 2.0**-126

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .allowed import Allowed
 from .costs import Costs, present_costs
 from .errors import DeviceFailed
-from .exact import Block, Candidates, candidates
+from .exact import Block, Candidates, candidates, norms_of
 from .metric import Metric
 from .oracle import best_first, score_pairs
 from .plan import Experience, Plan, Task, choose
@@ -209,7 +209,7 @@ def _settled(
     """
     rows, allowed, queries = search.rows, search.allowed, search.queries
     answers: dict[int, Neighbours] = {}
-    norms = np.linalg.norm(queries.astype(np.float64), axis=1)
+    norms = norms_of(queries)
     # No sum that is formed may overflow.
     pending = np.flatnonzero((norms + rows.largest) ** 2 < 1e38).tolist()
     want = search.k + _SLACK

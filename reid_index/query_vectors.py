@@ -6,6 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import DimensionMismatch, NotFiniteError, UsageError
 from .metric import Metric
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def query_vectors(
     query: ArrayLike, *, dim: int, metric: Metric, combine: str
@@ -28,13 +30,13 @@ def query_vectors(
             f"the query has {vectors.shape[1]} dimensions, the gallery {dim}: use the extractor "
             "that the gallery was built with"
         )
-    if not np.isfinite(vectors).all():
-        raise NotFiniteError("the query holds NaN or Inf")
-    if np.abs(vectors).max() > np.finfo(np.float32).max:
+    if not np.abs(vectors).max() <= _LARGEST:  # nor is NaN
+        if not np.isfinite(vectors).all():
+            raise NotFiniteError("the query holds NaN or Inf")
         raise NotFiniteError("the query holds numbers too large for float32")
     if metric is Metric.COSINE:
         vectors = _unit(vectors)
-    if combine == "mean":
+    if combine == "mean" and len(vectors) > 1:
         vectors = vectors.mean(axis=0, keepdims=True)
         if metric is Metric.COSINE:
             vectors = _unit(vectors)
