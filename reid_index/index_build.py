@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def build_index(
         batch_scan=1.0,
         build_seconds=round(built - begin, 3),
         tune_seconds=0.0,
-        versions={"reid-index": version("reid-index"), "faiss": import_faiss().__version__},
+        versions={"faiss": import_faiss().__version__},
     )
     tuned, batch_scan = tune(
         opened,
