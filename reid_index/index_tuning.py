@@ -24,6 +24,11 @@ MATCHES = (10, 20, 100)
 RECALLS = (0.9, 0.95, 0.99)
 """Wanted recalls that efforts are tuned for, beside the one asked for."""
 
+_MARGIN = 1 / 3
+"""Of what may be missed, what the held-out vectors must not miss: real filters can be harder than
+those that efforts are tuned for. Without it, some that go along with identity reached 0.935 where
+0.95 was wanted."""
+
 _QUERIES = 128
 _BATCH = 32
 _ALONE = 8
@@ -153,7 +158,8 @@ def tune(
             ]
             exact = share * len(rows)
             for wanted in sorted({*RECALLS, *recalls}):
-                good = [effort for effort in candidates if effort.recall >= wanted]
+                surely = wanted + _MARGIN * (1 - wanted)
+                good = [effort for effort in candidates if effort.recall >= surely]
                 best = min(
                     good, key=lambda e: e.rows_single + (1 - e.accepted) * exact, default=None
                 )

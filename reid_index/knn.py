@@ -33,8 +33,8 @@ _SLACK = 8
 _TOGETHER = 2**16
 """Pairs of a query and a row whose exact scores are held at once."""
 
-_SCORED = 256
-"""Pairs that are scored exactly at a time: 1 MiB at 512 dimensions."""
+_SCORED = 128
+"""Pairs that are scored exactly at a time: half a megabyte at 512 dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,35 +268,34 @@ def _rank(
     search: _Search, some: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k best of some rows (Q, w) for each query by the exact score, and the scores: (Q, k)."""
-    rows, queries = search.rows, search.queries
-    pairs = some.ravel()
-    scores = np.empty(len(pairs), np.float32)
+    rows, (count, width) = search.rows, some.shape
+    queries = search.queries[:, None]
+    scores = np.empty(some.shape, np.float32)
     ends = np.cumsum([len(block.vectors) for block in rows.blocks])
+    # Tiles of a few queries, or of a part of one's rows.
+    tall, wide = max(1, _SCORED // max(width, 1)), min(width, _SCORED)
+    tiles = [(top, left) for top in range(0, count, tall) for left in range(0, width, wide or 1)]
 
     def score(start: int, stop: int) -> None:
-        for at in range(start, stop, _SCORED):
-            here = slice(at, min(at + _SCORED, stop))
-            asked = queries
-            if len(queries) > 1:
-                asked = queries[np.arange(here.start, here.stop) // some.shape[1]]
-            vectors = _vectors(rows.blocks, ends, pairs[here])
-            scores[here] = score_pairs(asked, vectors, metric=rows.metric)
+        for top, left in tiles[start:stop]:
+            here = slice(top, top + tall), slice(left, left + wide)
+            vectors = _vectors(rows.blocks, ends, some[here])
+            scores[here] = score_pairs(queries[here[0]], vectors, metric=rows.metric)
 
-    over_ranges(score, len(pairs), piece=16 * _SCORED)
-    table = scores.reshape(some.shape)
-    order = best_first(table, rows.items[some], metric=rows.metric)[:, : search.k]
-    places = np.arange(len(queries))[:, None]
-    return some[places, order], table[places, order]
+    over_ranges(score, len(tiles), piece=32)
+    order = best_first(scores, rows.items[some], metric=rows.metric)[:, : search.k]
+    places = np.arange(count)[:, None]
+    return some[places, order], scores[places, order]
 
 
 def _vectors(
     blocks: Sequence[Block], ends: NDArray[np.int64], some: NDArray[np.int64]
 ) -> NDArray[np.generic]:
-    """Copies of the vectors in those rows."""
+    """Copies of the vectors in those rows: (…, D)."""
     if len(blocks) == 1:
         return blocks[0].vectors[some]
     places = np.searchsorted(ends, some, side="right")
-    vectors = np.empty((len(some), blocks[0].vectors.shape[1]), blocks[0].vectors.dtype)
+    vectors = np.empty((*some.shape, blocks[0].vectors.shape[1]), blocks[0].vectors.dtype)
     for place in np.unique(places):
         here = places == place
         block = blocks[place].vectors

@@ -28,18 +28,18 @@ def score(
 def score_pairs(
     queries: NDArray[np.float32], rows: NDArray[np.generic], *, metric: Metric
 ) -> NDArray[np.float32]:
-    """The score of each query (n, D), or of one (1, D), with the row (n, D) in the same place:
-    float32 (n,). As `score` says."""
+    """The score of each query with the row in the same place; (…, D) each, broadcast: float32
+    (…,). As `score` says."""
     # NumPy's order of summation, so the last bit, depends on the memory order.
     piece = rows.astype(np.float64, order="C")
     wide = queries.astype(np.float64)
     if metric is Metric.EUCLIDEAN:
         piece -= wide
         piece *= piece
-        sums = np.sqrt(piece.sum(axis=1))
+        sums = np.sqrt(piece.sum(axis=-1))
     else:
         piece *= wide
-        sums = piece.sum(axis=1)
+        sums = piece.sum(axis=-1)
     with np.errstate(over="ignore"):
         scores: NDArray[np.float32] = sums.astype(np.float32)
     if metric is Metric.COSINE:
