@@ -25,6 +25,8 @@ class Allowed:
     def __init__(self, rows: int, mask: NDArray[np.bool_] | None = None) -> None:
         self.rows = rows
         self.mask = mask
+        if mask is not None:
+            mask.flags.writeable = False  # others share it
 
     @cached_property
     def listed(self) -> NDArray[np.int64]:
@@ -40,6 +42,12 @@ class Allowed:
     def key(self) -> int:
         """Equal for equal masks."""
         return 0 if self.mask is None else hash(np.packbits(self.mask).tobytes())
+
+    def before(self, row: int) -> int:
+        """How many come before a row."""
+        return (
+            int(np.searchsorted(self.listed, row)) if self.mask is not None else min(row, self.rows)
+        )
 
     def since(self, first: int) -> "Allowed":
         """Those from a row on."""

@@ -145,7 +145,7 @@ class Index:
     def __init__(self, facts: IndexFacts, opened: Any) -> None:
         """opened: Faiss's index, which is only read from now on."""
         self.facts = facts
-        self._opened = opened
+        self.opened = opened
 
     @property
     def rows(self) -> int:
@@ -198,7 +198,7 @@ class Index:
         queries: float32 (Q, D), finite. effort: see Effort.value. allowed: bool (rows,), or None
         for all rows.
         """
-        return search_faiss(self._opened, queries, want, effort=effort, allowed=allowed)
+        return search_faiss(self.opened, queries, want, effort=effort, allowed=allowed)
 
 
 def search_faiss(

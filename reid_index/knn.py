@@ -139,6 +139,7 @@ def nearest(
         queries=len(queries),
         k=k,
         half=rows.half,
+        indexed=0 if index is None else allowed.before(index.rows),
     )
     costs = costs or present_costs(task.allowed * task.dim)
     refused = None
@@ -346,16 +347,16 @@ def _from_index(search: _Search, index: "Index", plan: Plan) -> list[Neighbours 
     rows, allowed, queries, effort = search.rows, search.allowed, search.queries, plan.effort
     assert effort is not None
     mask = None if allowed.mask is None else allowed.mask[: index.rows]
-    late = allowed.since(index.rows) if index.rows < rows.count else Allowed(0)
-    there = allowed.count - late.count
+    there = allowed.before(index.rows)
     want = min(search.k * effort.fetch, there)
     full = index.search(queries, want, effort=effort.value, allowed=mask)
     probe = full
     if effort.probe:
         probe = index.search(queries, want, effort=effort.probe, allowed=mask)
     rest: list[Neighbours] = []
-    if late.count:
-        rest = _exactly(replace(search, allowed=late), replace(plan, path="gather", scan=False))
+    if there < allowed.count:
+        late = replace(search, allowed=allowed.since(index.rows))
+        rest = _exactly(late, replace(plan, path="gather", scan=False))
     of = f"{allowed.count:,} allowed of {rows.count:,}"
     path = f"{index.kind} index of {index.rows:,} rows, {of}"
     answers: list[Neighbours | None] = []

@@ -34,7 +34,8 @@ class Plan:
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What is to be searched: `allowed` of `rows` rows of `dim` numbers, with `queries` queries for
-    the k best each. half: some rows are float16, which cannot be scanned."""
+    the k best each. half: some rows are float16, which cannot be scanned. indexed: of the allowed
+    rows, those that the index holds, if there is one."""
 
     allowed: int
     rows: int
@@ -42,6 +43,7 @@ class Task:
     queries: int
     k: int
     half: bool
+    indexed: int = 0
 
 
 def choose(
@@ -62,11 +64,11 @@ def choose(
     """
     expected = _exact(task, costs)
     effort = None
-    if index is not None and recall is not None and task.allowed:
-        effort = index.effort(share=task.allowed / task.rows, recall=recall, k=task.k)
+    if index is not None and recall is not None and task.indexed:
+        effort = index.effort(share=task.indexed / index.rows, recall=recall, k=task.k)
     if index is not None and effort is not None:
         best = min(expected.values())
-        expected["index"] = _index(task, costs, index, effort, refused=refused, exact=best)
+        expected["index"] = _index(task, costs, effort, refused=refused, exact=best)
     if only is not None:
         if only not in expected:
             raise UsageError(f"path {only!r} cannot answer this; there are {', '.join(expected)}")
@@ -103,7 +105,6 @@ def _scans_all(task: Task, costs: Costs) -> bool:
 def _index(
     task: Task,
     costs: Costs,
-    index: "Index",
     effort: "Effort",
     *,
     refused: float | None,
@@ -113,9 +114,9 @@ def _index(
     answers that its tuning expects to be given again included."""
     each = effort.rows_single if task.queries < 4 else effort.rows_batch
     row = costs.scan(1, task.dim, 1, listed=False) - costs.start_scan
-    late = task.rows - index.rows  # added since, compared exactly
+    late = task.allowed - task.indexed  # added since, compared exactly
     again = 0.0 if refused is None else (refused - (1 - effort.accepted)) * exact
-    return costs.start_scan + row * (task.queries * each + late) + again
+    return costs.start_scan + row * task.queries * (each + late) + again
 
 
 class Experience:

@@ -73,7 +73,7 @@ def test_the_fastest_way_is_taken(changes: dict[str, int], path: str, scan: bool
 
 
 def test_an_index_is_asked_only_where_its_recall_suffices_and_it_is_faster() -> None:
-    task = replace(TASK, allowed=1000)
+    task = replace(TASK, allowed=1000, indexed=1000)
     index = MadeUpIndex()
     asked = choose(task, COSTS, recall=0.9, index=index)  # type: ignore[arg-type]
     assert asked.path == "index"
@@ -81,16 +81,19 @@ def test_an_index_is_asked_only_where_its_recall_suffices_and_it_is_faster() -> 
     assert asked.expected["index"] == pytest.approx(10 + 7 * 2 * 0.3)
     batch = choose(replace(task, queries=8), COSTS, recall=0.9, index=index)  # type: ignore[arg-type]
     assert batch.expected["index"] == pytest.approx(10 + 8 * 3 * 2 * 0.3)
-    later = choose(task, COSTS, recall=0.9, index=MadeUpIndex(rows=900))  # type: ignore[arg-type]
-    assert later.expected["index"] == pytest.approx(10 + (7 + 100) * 2 * 0.3)
+    since = replace(task, indexed=850)
+    later = choose(since, COSTS, recall=0.9, index=MadeUpIndex(rows=900))  # type: ignore[arg-type]
+    assert later.expected["index"] == pytest.approx(10 + (7 + 150) * 2 * 0.3)
+    late = choose(replace(since, indexed=0), COSTS, recall=0.9, index=index)  # type: ignore[arg-type]
+    assert "index" not in late.expected
     exact = choose(task, COSTS, recall=None, index=index)  # type: ignore[arg-type]
     assert (exact.path, exact.effort) == ("dense", None)
-    tight = choose(replace(task, allowed=400), COSTS, recall=0.9, index=index)  # type: ignore[arg-type]
+    tight = choose(replace(task, allowed=400, indexed=400), COSTS, recall=0.9, index=index)  # type: ignore[arg-type]
     assert "index" not in tight.expected
 
 
 def test_an_index_whose_answers_were_given_again_is_left_alone() -> None:
-    task = replace(TASK, allowed=1000)
+    task = replace(TASK, allowed=1000, indexed=1000)
     trusted, doubted = (
         choose(task, COSTS, recall=0.9, index=MadeUpIndex(), refused=share)  # type: ignore[arg-type]
         for share in (0.1, 1.0)
