@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -34,7 +35,9 @@ BATCH = 32
 
 _SINGLES = (32, 200)
 """Fewest and most single queries of a cell; slow ones (over _SLOW seconds) get a third of it."""
-_SLOW = 0.2
+_SLOW = 0.05
+_HOPELESS = 0.1
+"""Seconds of a single query, beyond which no batch is measured: it would be 32 of them."""
 _BATCHES = (3, 20)
 _SECONDS = 2.0
 """What a cell may take for single queries, and for batches, while it stays in those limits."""
@@ -179,6 +182,8 @@ def _cell(
     starts = {1: range(QUERIES), BATCH: range(0, QUERIES, BATCH)}
     timed = []
     for batch, limits in ((1, _SINGLES), (BATCH, _BATCHES)):
+        if batch > 1 and statistics.median(one["seconds"] for one in timed) > _HOPELESS:
+            break
         rounds = 1 if quick else _rounds(lambda batch=batch: ask(0, batch), limits)  # type: ignore[misc]
         if quick and batch == 1:
             rounds = 3
