@@ -268,7 +268,10 @@ def _all_compared(search: _Search) -> list[Neighbours]:
 def _rank(
     search: _Search, some: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k best of some rows (Q, w) for each query by the exact score, and the scores: (Q, k)."""
+    """The k best of some rows (Q, w) for each query by the exact score, and the scores: (Q, k).
+
+    −1 is no row: it comes last, as −1.
+    """
     rows, (count, width) = search.rows, some.shape
     queries = search.queries[:, None]
     scores = np.empty(some.shape, np.float32)
@@ -284,6 +287,8 @@ def _rank(
             scores[here] = score_pairs(queries[here[0]], vectors, metric=rows.metric)
 
     over_ranges(score, len(tiles), piece=32)
+    if some.size and some.min() < 0:
+        scores[some < 0] = -np.inf if rows.metric.higher_is_better else np.inf
     order = best_first(scores, rows.items[some], metric=rows.metric)[:, : search.k]
     places = np.arange(count)[:, None]
     return some[places, order], scores[places, order]
@@ -359,17 +364,30 @@ def _from_index(search: _Search, index: "Index", plan: Plan) -> list[Neighbours 
         rest = _exactly(late, replace(plan, path="gather", scan=False))
     of = f"{allowed.count:,} allowed of {rows.count:,}"
     path = f"{index.kind} index of {index.rows:,} rows, {of}"
-    answers: list[Neighbours | None] = []
-    for at in range(len(queries)):
-        one = search.of([at])
-        best, scores = _rank(one, full[at][None, full[at] >= 0])
-        agreed = np.count_nonzero(np.isin(best, probe[at]))
-        if best.size < min(search.k, there) or agreed < effort.agreement * best.size:
-            answers.append(None)
-            continue
-        if rest:
-            best, scores = _rank(one, np.concatenate([best[0], rest[at].rows])[None])
-        answers.append(
-            _checked(allowed, best[0], scores[0], path=path, exact=False, expected=plan.expected)
+    best, scores = _rank(search, full)
+    found = best >= 0
+    right = np.count_nonzero(found, axis=1)
+    agreed = [
+        np.count_nonzero(np.isin(one[one >= 0], tried))
+        for one, tried in zip(best, probe, strict=True)
+    ]
+    trusted = (right >= min(search.k, there)) & (agreed >= effort.agreement * right)
+    if rest:
+        beside = np.full((len(queries), search.k), -1)
+        for at, one in enumerate(rest):
+            beside[at, : len(one.rows)] = one.rows
+        best, scores = _rank(search, np.concatenate([best, beside], axis=1))
+        found = best >= 0
+    return [
+        _checked(
+            allowed,
+            best[at, found[at]],
+            scores[at, found[at]],
+            path=path,
+            exact=False,
+            expected=plan.expected,
         )
-    return answers
+        if trusted[at]
+        else None
+        for at in range(len(queries))
+    ]
