@@ -11,13 +11,22 @@ def command(measure: bool) -> None:
     Measured once, by the first large search or by --measure, and kept with the user's caches. Each
     query takes the way that these costs say is fastest; `reid query --explain` shows them.
     """
-    from reid_index.costs import costs_file, measured_costs, present_costs
+    from reid_index.costs import costs_file, kept_costs, measured_costs, present_costs
 
     costs = measured_costs() if measure else present_costs(0)
     click.echo(f"machine   {costs.machine}")
     when = costs.measured or "not yet: these are of a typical machine"
     click.echo(f"measured  {when}")
-    click.echo(f"kept in   {costs_file() if costs_file().exists() else '-'}")
+    file = costs_file()
+    if kept_costs() == costs:
+        kept = str(file)
+    elif measure:
+        kept = f"- ({file or 'the home folder, which there is none of,'} cannot be written)"
+    elif file is not None and file.exists():
+        kept = f"- ({file} is not used: another machine's, or damaged)"
+    else:
+        kept = "-"
+    click.echo(f"kept in   {kept}")
     click.echo("\nms for 512 dimensions        1 query   32 queries")
     for rows in (1_000, 10_000, 100_000, 1_000_000):
         ways = {

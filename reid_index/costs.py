@@ -67,7 +67,7 @@ def present_costs(numbers: int) -> Costs:
     be compared that it pays; else those of a typical machine. An unusable file is as none."""
     path = costs_file()
     if path not in _known:
-        _known[path] = _read(path)
+        _known[path] = kept_costs()
     kept = _known[path]
     if kept is not None:
         return kept
@@ -81,20 +81,26 @@ def measured_costs() -> Costs:
         costs = _measure()
         path = costs_file()
         _known[path] = costs
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, asdict(costs))
+        if path is not None:
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, asdict(costs))
         return costs
 
 
-def costs_file() -> Path:
-    """Where the costs are kept: reid-index/costs.json in $XDG_CACHE_HOME or ~/.cache."""
+def costs_file() -> Path | None:
+    """Where the costs are kept: reid-index/costs.json in $XDG_CACHE_HOME or ~/.cache; None where
+    the user has no home."""
     return _file_below(os.environ.get("XDG_CACHE_HOME"))
 
 
 @cache
-def _file_below(caches: str | None) -> Path:
-    return (Path(caches) if caches else Path.home() / ".cache") / "reid-index" / "costs.json"
+def _file_below(caches: str | None) -> Path | None:
+    try:
+        folder = Path(caches) if caches else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return folder / "reid-index" / "costs.json"
 
 
 @cache
@@ -110,12 +116,15 @@ def this_machine() -> str:
 
 
 _measuring = Lock()
-_known: dict[Path, Costs | None] = {}
+_known: dict[Path | None, Costs | None] = {}
 """What each file held when this process first looked, or what it measured since."""
 
 
-def _read(path: Path) -> Costs | None:
-    """What is kept there for this machine; None where it is damaged or another's."""
+def kept_costs() -> Costs | None:
+    """What the file holds now for this machine; None where it is damaged, another's, or not there."""
+    path = costs_file()
+    if path is None:
+        return None
     try:
         costs = Costs(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):

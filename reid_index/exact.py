@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .metric import Metric
 from .threads import over_ranges, single_threaded_blas
 
@@ -244,7 +244,7 @@ def _gathered(stretch: _Stretch, room: NDArray[np.float32]) -> NDArray[np.float3
     return room[:count]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _push(keys, rows, key, row):  # type: ignore[no-untyped-def]
     """Put a better row in the place of the heap's worst."""
     size = len(keys)
@@ -262,7 +262,7 @@ def _push(keys, rows, key, row):  # type: ignore[no-untyped-def]
     rows[at] = row
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _dot(vectors, row, queries, query):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for at in range(queries.shape[1]):
@@ -270,7 +270,7 @@ def _dot(vectors, row, queries, query):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _scan_rows(  # type: ignore[no-untyped-def]
     vectors, halves, offset, listed, first, last, mask, queries, best_keys, best_rows
 ):
@@ -286,7 +286,7 @@ def _scan_rows(  # type: ignore[no-untyped-def]
                 _push(best_keys[query], best_rows[query], key, row)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _take_best(  # type: ignore[no-untyped-def]
     keys, halves, offset, listed, first, last, mask, best_keys, best_rows
 ):
@@ -307,7 +307,7 @@ def _take_best(  # type: ignore[no-untyped-def]
                     worst[query] = best_keys[query, 0]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _copy(vectors, offset, listed, room):  # type: ignore[no-untyped-def]
     for at in range(len(listed)):
         row = listed[at] - offset
@@ -315,7 +315,7 @@ def _copy(vectors, offset, listed, room):  # type: ignore[no-untyped-def]
             room[at, column] = vectors[row, column]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _widen(vectors, offset, listed, first, last, room):  # type: ignore[no-untyped-def]
     """float16 to float32 by their bits, since neither NumPy nor Numba is fast at it: the exponent
     and the fraction move into place, and a product with 2¹¹² mends the exponent's offset, of

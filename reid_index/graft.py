@@ -8,9 +8,9 @@ them first, and all others are taken as stored. So the values are those of a gra
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .neighbours import squared_distance
 from .reciprocal import known, list_of, reciprocal, robust, weigh
 
@@ -41,7 +41,7 @@ class Grafted(NamedTuple):
     room: int
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def patched(rows, distances, index, squared, own, own_squared):  # type: ignore[no-untyped-def]
     """The lists that the query enters, with it, and its own: `at`, `patch` of reciprocal.py, and
     the distances. The query is node N, and before rows that are as near as it is."""
@@ -64,7 +64,7 @@ def patched(rows, distances, index, squared, own, own_squared):  # type: ignore[
     return at, patch, patch_squared
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _changed(index, at, patch, taking, k1, half_k1):  # type: ignore[no-untyped-def]
     """The nodes whose R* may not be the stored one, marked (N + 1,), and listed.
 
@@ -103,12 +103,12 @@ def _changed(index, at, patch, taking, k1, half_k1):  # type: ignore[no-untyped-
     return marked, listed[:total]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _same(a, count_a, b, count_b):  # type: ignore[no-untyped-def]
     return count_a == count_b and (a[:count_a] == b[:count_b]).all()
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _mark(node, marked, listed, total):  # type: ignore[no-untyped-def]
     if marked[node] == 0:
         marked[node] = 1
@@ -117,7 +117,7 @@ def _mark(node, marked, listed, total):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _code(g, c, is_changed, members, distances, weights):  # type: ignore[no-untyped-def]
     """V of node c into members and weights; how many they are."""
     if not is_changed:
@@ -140,7 +140,7 @@ def _code(g, c, is_changed, members, distances, weights):  # type: ignore[no-unt
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _own_code(g, changed):  # type: ignore[no-untyped-def]
     """V* of the query: its members in the order in which they come up, their weights, and the
     place of each node among them (N + 1,), -1 for others."""
@@ -162,7 +162,7 @@ def _own_code(g, changed):  # type: ignore[no-untyped-def]
     return support[:size], code[:size], place
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _holding(support, changed, listed, holder_offsets, holders, nodes):  # type: ignore[no-untyped-def]
     """The nodes whose V may share a member with the query's V*: those that hold one by the stored
     sets, and all whose sets may have changed."""
@@ -188,7 +188,7 @@ def _holding(support, changed, listed, holder_offsets, holders, nodes):  # type:
     return found[:count], slot
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _shares(g, found, changed, place):  # type: ignore[no-untyped-def]
     """Of V of each found node what it shares with the query's V*: where each begins (n + 1,), the
     places, the weights."""
@@ -214,7 +214,7 @@ def _shares(g, found, changed, place):  # type: ignore[no-untyped-def]
     return starts, places, shares
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _averaging(found, starts, taking, at, offsets, followers):  # type: ignore[no-untyped-def]
     """The rows whose V* may average one of the found nodes that share something: those that follow
     it by the stored lists, and all whose lists are not as stored."""
@@ -239,7 +239,7 @@ def _averaging(found, starts, taking, at, offsets, followers):  # type: ignore[n
     return rows[:count]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def shared_rows(  # type: ignore[no-untyped-def]
     g, taking, holder_offsets, holders, follower_offsets, followers
 ):

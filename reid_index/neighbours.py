@@ -12,9 +12,9 @@ from threading import Lock, local
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .errors import NotFiniteError
 from .threads import cores, over_ranges, single_threaded_blas
 
@@ -45,7 +45,7 @@ class Neighbourhood:
     farthest: NDArray[np.float32]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def squared_distance(x, y):  # type: ignore[no-untyped-def]
     """‖x − y‖² of float32 vectors, summed in float64 and rounded once to float32."""
     total = 0.0
@@ -187,7 +187,7 @@ def pair_distances(
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _pairs(x, a, y, b, out):  # type: ignore[no-untyped-def]
     for i in range(len(a)):
         out[i] = squared_distance(x[a[i]], y[b[i]])
@@ -225,7 +225,7 @@ class _Best(NamedTuple):
         return self.numbers[:, :want], limit
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _keep(best, i, value, number, limit):  # type: ignore[no-untyped-def]
     """Add a candidate to row i; the limit from now on."""
     best.values[i, best.used[i]] = value
@@ -238,7 +238,7 @@ def _keep(best, i, value, number, limit):  # type: ignore[no-untyped-def]
     return select(best.values[i], best.numbers[i], room, room // 3)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _shrink(best, want, limit):  # type: ignore[no-untyped-def]
     for i in range(len(best.used)):
         if best.used[i] > want:
@@ -246,7 +246,7 @@ def _shrink(best, want, limit):  # type: ignore[no-untyped-def]
             best.used[i] = want
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def select(values, numbers, count, want):  # type: ignore[no-untyped-def]
     """Bring the `want` smallest of the first count values, 0 < want < count, to the front, their
     numbers with them; the largest of them. Hoare's quickselect, in place."""
@@ -273,7 +273,7 @@ def select(values, numbers, count, want):  # type: ignore[no-untyped-def]
     return values[at]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _look_along_rows(tile, norms, top, left, width, near, far):  # type: ignore[no-untyped-def]
     """Take products into account for the rows from top on: tile (n, ⌈width / _CHUNK⌉, _CHUNK) of
     them with the `width` rows from left on, both multiples of _CHUNK. norms: in blocks, as limits
@@ -303,7 +303,7 @@ def _look_along_rows(tile, norms, top, left, width, near, far):  # type: ignore[
         far.limit[i // _CHUNK, i % _CHUNK] = -beyond
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _look_along_columns(tile, norms, top, left, width, near, far):  # type: ignore[no-untyped-def]
     """The same for the rows from left on."""
     values = np.empty(_CHUNK, np.float32)
@@ -343,7 +343,7 @@ def _farthest_of(
     return farthest, -limit
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _far_range(start, stop, vectors, index, count, farthest):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         for c in range(count[i]):
@@ -365,7 +365,7 @@ def _nearest_of(
     return index, squared
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _sort_lists(vectors, rows, near, order, index, squared):  # type: ignore[no-untyped-def]
     count, k = near.shape[1], index.shape[1]
     values = np.empty(count, np.float32)
@@ -375,7 +375,7 @@ def _sort_lists(vectors, rows, near, order, index, squared):  # type: ignore[no-
         insert_best(values, near[r], order, count, index[r], squared[r], k)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def insert_best(values, numbers, order, count, index, squared, k):  # type: ignore[no-untyped-def]
     """Sort the first count of values with their numbers by (value, order) into index and squared,
     both (k,), and leave out those that have no room."""

@@ -9,9 +9,9 @@ list by (key, item), whatever the chunk, the order of the rows or the matrix pro
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .errors import UsageError
 from .protocol import NOBODY, UNKNOWN, Labels
 from .scores import Scores
@@ -230,7 +230,7 @@ def _single(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return values.clip(-_LARGEST, _LARGEST).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _count(keys, start, stop, offsets, low, high, closer):  # type: ignore[no-untyped-def]
     """Count, for the queries start … stop, the keys below each low. Returns the places, counted
     through the whole of keys, of those that lie in a window from low to high."""
@@ -262,7 +262,7 @@ def _count(keys, start, stop, offsets, low, high, closer):  # type: ignore[no-un
     return places[:used]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _compare_with_each(block, lows, highs, counts, near):  # type: ignore[no-untyped-def]
     """Add to counts the keys below each low; mark those in a window; was there one?"""
     found = False
@@ -281,7 +281,7 @@ def _compare_with_each(block, lows, highs, counts, near):  # type: ignore[no-unt
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _find_place_of_each(block, lows, highs, before, near):  # type: ignore[no-untyped-def]
     """Count in before[h] the keys not below lows[h − 1] but below lows[h]; mark those in a window;
     was there one?"""
@@ -296,7 +296,7 @@ def _find_place_of_each(block, lows, highs, before, near):  # type: ignore[no-un
     return found
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _take_near(near, at, places, used):  # type: ignore[no-untyped-def]
     """Append at + j for every mark j, and clear the marks."""
     for j in range(len(near)):
@@ -307,7 +307,7 @@ def _take_near(near, at, places, used):  # type: ignore[no-untyped-def]
     return used
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _count_exactly(  # type: ignore[no-untyped-def]
     approximate, queries, exact, items, offsets, low, high, key, item, closer
 ):

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .neighbours import squared_distance
 from .threads import over_ranges
 
@@ -50,7 +50,7 @@ def half(k1: int) -> int:
     return round(k1 / 2)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def list_of(i, index, at, patch):  # type: ignore[no-untyped-def]
     """Node i's list."""
     if len(at) and at[i] >= 0:
@@ -58,7 +58,7 @@ def list_of(i, index, at, patch):  # type: ignore[no-untyped-def]
     return index[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _holds(members, count, node):  # type: ignore[no-untyped-def]
     for p in range(count):  # noqa: SIM110 (numba has no any() of generators)
         if members[p] == node:
@@ -66,7 +66,7 @@ def _holds(members, count, node):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def reciprocal(i, size, index, at, patch, out):  # type: ignore[no-untyped-def]
     """R(i, size - 1) into out, in the order of i's list; how many they are."""
     count = 0
@@ -78,7 +78,7 @@ def reciprocal(i, size, index, at, patch, out):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def robust(i, k1, half_k1, index, at, patch, out):  # type: ignore[no-untyped-def]
     """R*(i) into out, which has `room` for it; how many they are."""
     first = reciprocal(i, k1 + 1, index, at, patch, out)
@@ -119,7 +119,7 @@ def robust_sets(index: NDArray[np.int32], squared: NDArray[np.float32], *, k1: i
     return Sparse(offsets, np.concatenate(members), np.concatenate(values))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _robust_range(  # type: ignore[no-untyped-def]
     start, stop, k1, half_k1, index, squared, members, values, counts
 ):
@@ -131,7 +131,7 @@ def _robust_range(  # type: ignore[no-untyped-def]
             values[row, p] = known(members[row, p], index[i], squared[i])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def known(node, numbers, squared):  # type: ignore[no-untyped-def]
     """The distance of a node by a list, NaN where it is not in it."""
     for p in range(len(numbers)):
@@ -151,7 +151,7 @@ def fill_distances(sets: Sparse, vectors: NDArray[np.float32]) -> Sparse:
     return sets
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _fill_range(start, stop, offsets, index, values, vectors):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         for p in range(offsets[i], offsets[i + 1]):
@@ -159,7 +159,7 @@ def _fill_range(start, stop, offsets, index, values, vectors):  # type: ignore[n
                 values[p] = squared_distance(vectors[i], vectors[index[p]])
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def weigh(squared, farthest, out):  # type: ignore[no-untyped-def]
     """V of one node into out: squared, its distances to the members of R*, (n,)."""
     total = 0.0
@@ -182,7 +182,7 @@ def encode(sets: Sparse, farthest: NDArray[np.float32]) -> Sparse:
     return Sparse(sets.offsets, sets.index, values)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _weigh_range(start, stop, offsets, squared, farthest, values):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         a, b = offsets[i], offsets[i + 1]
@@ -219,7 +219,7 @@ def expand(codes: Sparse, index: NDArray[np.int32], *, k2: int) -> Sparse:
     return Sparse(offsets, np.concatenate(members), np.concatenate(values))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _expand_range(  # type: ignore[no-untyped-def]
     start, stop, offsets, members, values, index, k2, counts, out_members, out_values
 ):
@@ -255,7 +255,7 @@ def inverted(
     return Sparse(starts, rows, turned)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _invert(offsets, index, values, free, rows, turned):  # type: ignore[no-untyped-def]
     for i in range(len(offsets) - 1):
         for p in range(offsets[i], offsets[i + 1]):

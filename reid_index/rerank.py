@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .errors import DimensionMismatch, NotFiniteError, UsageError
 from .neighbours import (
     Neighbourhood,
@@ -280,7 +280,7 @@ def _matrix(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     return matrix
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _overlap(  # type: ignore[no-untyped-def]
     q, offsets, index, values, holder_offsets, holders, held, shared, touched
 ):
@@ -298,7 +298,7 @@ def _overlap(  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _blend(  # type: ignore[no-untyped-def]
     start, stop, offsets, index, values, holder_offsets, holders, held, lambda_, scale, squared
 ):
@@ -317,7 +317,7 @@ def _blend(  # type: ignore[no-untyped-def]
             shared[touched[p]] = 0
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _jaccard_pairs(  # type: ignore[no-untyped-def]
     queries, rows, order, offsets, index, values, holder_offsets, holders, held, size, out
 ):

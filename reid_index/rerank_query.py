@@ -8,9 +8,9 @@ are taken as they were stored.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .errors import UsageError
 from .graft import Grafted, patched, shared_rows
 from .graph import Graph
@@ -178,7 +178,7 @@ def _kth(values: NDArray[np.float32], k: int) -> float:
     return float(_smallest(values, k))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _smallest(values, k):  # type: ignore[no-untyped-def]
     kept, numbers = np.empty(3 * k + 64, np.float32), np.empty(3 * k + 64, np.int32)
     count, limit = 0, np.float32(np.inf)
@@ -203,7 +203,7 @@ def distances_to(
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _distances(query, vectors, rows, out):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         out[i] = squared_distance(query, vectors[rows[i]])

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .errors import DimensionMismatch, NotFiniteError, UsageError
 from .metric import Metric
 from .threads import over_ranges
@@ -234,7 +234,7 @@ class MatrixScores:
         return values
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _pair_sums(x, a, y, b, squares, out):  # type: ignore[no-untyped-def]
     """Σ x·y or Σ (x − y)² of the rows x[a[i]], y[b[i]], in float64."""
     for i in range(len(out)):

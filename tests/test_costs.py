@@ -18,13 +18,19 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def file() -> Path:
+    path = costs_file()
+    assert path is not None
+    return path
+
+
 def test_few_rows_are_not_worth_measuring_and_many_are(empty: Path) -> None:
     typical = present_costs(1000)
     assert (typical.measured, typical.machine) == ("", this_machine())
-    assert not costs_file().exists()
+    assert not file().exists()
     measured = present_costs(10**8)
     assert costs_file() == empty / "reid-index" / "costs.json"
-    assert json.loads(costs_file().read_text()) == vars(measured)
+    assert json.loads(file().read_text()) == vars(measured)
     assert present_costs(1000) is measured
     module._known.clear()
     assert present_costs(1000) == measured
@@ -49,11 +55,11 @@ def test_what_was_measured_is_the_cost_of_searching(empty: Path) -> None:
 
 def test_another_machines_costs_are_not_this_ones(empty: Path) -> None:
     other = replace(present_costs(0), machine="another", scan_query=0.5)
-    costs_file().parent.mkdir(parents=True)
-    costs_file().write_text(json.dumps(vars(other)))
+    file().parent.mkdir(parents=True)
+    file().write_text(json.dumps(vars(other)))
     module._known.clear()  # as another process
     assert present_costs(0).scan_query < 0.5
-    costs_file().write_text(json.dumps(vars(replace(other, machine=this_machine()))))
+    file().write_text(json.dumps(vars(replace(other, machine=this_machine()))))
     module._known.clear()
     assert present_costs(0).scan_query == 0.5
 
@@ -79,10 +85,26 @@ def test_a_damaged_file_is_as_none(empty: Path, text: str) -> None:
         "a cost in words": {"scan_query": "little"},
         "one too many": {"colour": 1.0},
     }
-    costs_file().parent.mkdir(parents=True)
-    costs_file().write_text(json.dumps({**good, **bad[text]}) if text in bad else text)
+    file().parent.mkdir(parents=True)
+    file().write_text(json.dumps({**good, **bad[text]}) if text in bad else text)
     module._known.clear()
     assert vars(present_costs(0)) == good
+
+
+def test_without_a_home_costs_serve_this_process(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    module._file_below.cache_clear()
+    assert costs_file() is None
+    assert present_costs(0).measured == ""
+    measured = measured_costs()
+    assert present_costs(0) is measured
+    module._file_below.cache_clear()
 
 
 def test_costs_that_cannot_be_kept_serve_this_process(
@@ -94,6 +116,6 @@ def test_costs_that_cannot_be_kept_serve_this_process(
     with no_privileges():
         measured = measured_costs()
         assert isinstance(measured, Costs)
-        assert not costs_file().exists()
+        assert not file().exists()
         assert present_costs(0) == measured
     public_path.chmod(0o755)
