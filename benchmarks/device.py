@@ -29,11 +29,17 @@ from reid_index.metric import Metric
 SHARES = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 WAYS: tuple[Way, ...] = ("gather", "dense")
 TOP = 10
+LEAST_ROWS = 1000
+"""Below, a tenth of the rows would hardly hold the first 10."""
 
 
 @click.command()
 @click.option("--device", default="cuda", show_default=True)
-@click.option("--rows", type=int, help="By default 10,000,000 on a GPU, 20,000 on the CPU.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=LEAST_ROWS),
+    help="By default 10,000,000 on a GPU, 20,000 on the CPU.",
+)
 @click.option("--dim", default=512, show_default=True)
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16")
 @click.option("--batch", default=1024, show_default=True)

@@ -169,11 +169,12 @@ def _latencies(found: Sequence[Cell], percentile: int) -> str:
         for system, variant in dict.fromkeys((cell.system, cell.variant) for cell in here):
             line = [f"{system}, {variant}"]
             for rate in rates:
-                cell = next(
-                    c for c in here if (c.system, c.variant, c.rate) == (system, variant, rate)
-                )
-                taken = float(np.percentile(cell.seconds, percentile))
-                line.append(_ms(taken) + _recall(cell.recall))
+                own = [c for c in here if (c.system, c.variant, c.rate) == (system, variant, rate)]
+                if not own:  # a batch of queries that are slow one by one
+                    line.append("-")
+                    continue
+                taken = float(np.percentile(own[0].seconds, percentile))
+                line.append(_ms(taken) + _recall(own[0].recall))
             lines.append(line)
         allowed = {cell.rate: cell.allowed for cell in here}
         heads = [f"{_percent(rate)} = {allowed[rate]:,}" for rate in rates]

@@ -46,6 +46,7 @@ def command(gallery: Path, kind: str, recall: float, memory_budget: int | None) 
     from .progress import progress_bar
 
     opened = Gallery.open(gallery)
+    former = opened.attached("index")
     with progress_bar(2 * len(opened), unit=" rows") as bar:  # to add, and to tune
         index = opened.build_index(
             kind,
@@ -54,7 +55,10 @@ def command(gallery: Path, kind: str, recall: float, memory_budget: int | None) 
             progress=bar.update,
         )
         bar.clear()
-    click.echo(_built(opened, index, kind=kind, recall=recall), err=True)
+    line = _built(opened, index, kind=kind, recall=recall)
+    if index is None and former is not None:
+        line += "; the former one was removed"
+    click.echo(line, err=True)
 
 
 def _built(gallery: "Gallery", index: "Index | None", *, kind: str, recall: float) -> str:

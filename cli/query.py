@@ -126,9 +126,8 @@ def command(
     started = time.perf_counter()
     from reid_index import Gallery
 
-    _refuse_senseless(target, item, k=k, out=out, rerank=rerank)
-    if exact and recall is not None:
-        raise UsageError("--exact and --recall ask for different things: give one of them")
+    _refuse_senseless(target, item, k=k, out=out)
+    _refuse_clashing(rerank=rerank, exact=exact, recall=recall, search_device=search_device)
     opened = Gallery.open(gallery)
     times = {"open": time.perf_counter() - started}
     started = time.perf_counter()
@@ -175,7 +174,7 @@ def command(
         else:
             text = {"table": table, "jsonl": jsonl}[form](result)
     _write(text, out)
-    notes = [result.note, hidden]
+    notes = [result.fallback, result.note, hidden]
     if rerank and not explain:
         notes += _rerank_notes(result, is_item=item is not None)
     for note in filter(None, notes):
@@ -184,9 +183,7 @@ def command(
         click.echo(_explanation(result, times, where=where, not_camera=not_camera), err=True)
 
 
-def _refuse_senseless(
-    target: Path | None, item: int | None, *, k: int, out: Path | None, rerank: bool
-) -> None:
+def _refuse_senseless(target: Path | None, item: int | None, *, k: int, out: Path | None) -> None:
     """Raise UsageError for options that make no sense, before anything is opened."""
     if (target is None) == (item is None):
         raise UsageError("name what to look for: a TARGET or --item N, one of the two")
@@ -194,8 +191,20 @@ def _refuse_senseless(
         raise UsageError(f"--top must be at least 1, got {k}")
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.absolute().parent}")
+
+
+def _refuse_clashing(
+    *, rerank: bool, exact: bool, recall: float | None, search_device: str
+) -> None:
+    """Raise UsageError for options on how to search that make no sense together."""
+    if exact and recall is not None:
+        raise UsageError("--exact and --recall ask for different things: give one of them")
     if not rerank:
         refuse_given("k1", "k2", "lambda_", "rerank_graph", without="--rerank")
+    elif recall is not None:
+        raise UsageError("--rerank asks no index, so --recall says nothing: leave it out")
+    elif search_device != "cpu":
+        raise UsageError("--rerank uses no GPU here, so --search-device says nothing: leave it out")
 
 
 def _target(

@@ -22,7 +22,8 @@ def command(ctx: click.Context, gallery: Path) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        click.echo(f"reid: {gallery} is damaged: restore what is named from a copy", err=True)
+        remedy = "restore what is named from a copy, or make it again where a command is named"
+        click.echo(f"reid: {gallery} is damaged: {remedy}", err=True)
         ctx.exit(1)
     click.echo(
         f"{gallery} is whole: {len(opened):,} items, {len(files)} files, {sum(files):,} bytes"

@@ -12,6 +12,9 @@ from .columns import Columns
 from .errors import UsageError
 from .where import compile_where
 
+_Key = tuple[str | None, tuple[int, ...]]
+"""An expression, and cameras."""
+
 _KEPT_BYTES = 2**26
 """What the kept filters of one gallery may take: 64 MiB."""
 
@@ -71,7 +74,7 @@ class Filters:
         self._columns = columns
         self._everything = Allowed(rows)
         self._lock = Lock()
-        self._kept: OrderedDict[tuple[str | None, tuple[int, ...]], Allowed] = OrderedDict()
+        self._kept: OrderedDict[_Key, Allowed] = OrderedDict()
         self._bytes = 0
 
     def allowed(self, *, where: str | None, not_camera: Sequence[int]) -> Allowed:
@@ -80,9 +83,11 @@ class Filters:
         not_camera drops the items known to be of those cameras; items of unknown camera stay.
         Raises WhereError, UsageError.
         """
-        if where is None and len(not_camera) == 0:
-            return self._everything
+        if where is not None and not isinstance(where, str):
+            raise UsageError(f"a filter is text such as 'camera = 3', got {where!r}")
         key = (where, _cameras(not_camera))
+        if key == (None, ()):
+            return self._everything
         with self._lock:
             known = self._kept.get(key)
             if known is not None:
@@ -98,24 +103,25 @@ class Filters:
         mask = self._columns.mask(compile_where(where))
         return mask & self._columns.not_camera(cameras) if cameras else mask
 
-    def _keep(self, key: tuple[str | None, tuple[int, ...]], allowed: Allowed) -> None:
-        size = _size(allowed)
+    def _keep(self, key: _Key, allowed: Allowed) -> None:
+        size = _size(key, allowed)
         with self._lock:
             if size > _KEPT_BYTES or key in self._kept:
                 return
             self._kept[key] = allowed
             self._bytes += size
             while self._bytes > _KEPT_BYTES:
-                _, oldest = self._kept.popitem(last=False)
-                self._bytes -= _size(oldest)
+                self._bytes -= _size(*self._kept.popitem(last=False))
 
 
-def _size(allowed: Allowed) -> int:
-    """Bytes of its mask and list."""
-    return allowed.rows + 8 * allowed.count
+def _size(key: _Key, allowed: Allowed) -> int:
+    """Bytes of the mask, the list and the words, and about what holds them."""
+    return allowed.rows + 8 * allowed.count + len(key[0] or "") + 1000
 
 
 def _cameras(numbers: Sequence[int]) -> tuple[int, ...]:
+    if not hasattr(numbers, "__iter__"):
+        raise UsageError(f"not_camera is a list of camera numbers, got {numbers!r}")
     for number in numbers:
         if not isinstance(number, int | np.integer) or abs(number) >= 2**31:
             raise UsageError(f"not_camera must hold whole numbers of 32 bits, got {list(numbers)}")

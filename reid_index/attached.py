@@ -7,19 +7,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import CorruptGallery, UsageError
 from .files import remove_all_but, write_folder
 from .manifest import (
+    AttachedEntry,
     Manifest,
     commit,
     describe_attached,
     read_current,
     shards_at,
     writer_lock,
+    wrong_size,
 )
 
-ATTACHABLE = ("graph", "calibration", "index")
-"""The kinds of attachments."""
+ATTACHABLE = {"graph": "reid graph", "calibration": "reid calibrate", "index": "reid index"}
+"""The kinds of attachments, and the command that makes each."""
 
 
 def attach(
@@ -52,6 +54,42 @@ def attach(
             attached=(*others, entry),
         )
         return commit(gallery, manifest)
+
+
+def detach(gallery: Path, kind: str) -> Manifest:
+    """Commit a generation without the attachment of that kind, if there is one; the present
+    generation. Its folder stays until the next commit, as in `attach`."""
+    with writer_lock(gallery):
+        manifest = read_current(gallery, writing=True)
+        others = tuple(other for other in manifest.attached if other.kind != kind)
+        if others == manifest.attached:
+            return manifest
+        sweep(gallery, manifest)
+        manifest = replace(
+            manifest,
+            generation=manifest.generation + 1,
+            created=datetime.now(UTC),
+            attached=others,
+        )
+        return commit(gallery, manifest)
+
+
+def attached_folder(gallery: Path, entry: AttachedEntry) -> Path | None:
+    """The folder of an attachment that is to be used; None where it is gone, as a later generation
+    that has replaced it may have removed it. Raises CorruptGallery where a file in it is gone or
+    of another size."""
+    folder = gallery / entry.folder
+    if not folder.is_dir():
+        return None
+    wrong = wrong_size(gallery, entry)
+    if wrong:
+        raise CorruptGallery(f"{wrong}{made_again(entry.kind)}")
+    return folder
+
+
+def made_again(kind: str) -> str:
+    """The end of a message about a damaged attachment: the command that makes it again."""
+    return f"; `{ATTACHABLE[kind]}` makes it again" if kind in ATTACHABLE else ""
 
 
 def check_kind(kind: str) -> None:

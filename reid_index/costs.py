@@ -71,21 +71,27 @@ def present_costs(numbers: int) -> Costs:
     kept = _known[path]
     if kept is not None:
         return kept
-    return measured_costs() if numbers >= _WORTHWHILE else _typical()
+    if numbers < _WORTHWHILE:
+        return _typical()
+    with _measuring:  # others may be about to, or have done so meanwhile
+        return _known[path] or _measured(path)
 
 
 def measured_costs() -> Costs:
     """Measure this machine, a second, and keep the result, for other processes too where the
     folder can be written to."""
     with _measuring:
-        costs = _measure()
-        path = costs_file()
-        _known[path] = costs
-        if path is not None:
-            with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, asdict(costs))
-        return costs
+        return _measured(costs_file())
+
+
+def _measured(path: Path | None) -> Costs:
+    costs = _measure()
+    _known[path] = costs
+    if path is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, asdict(costs))
+    return costs
 
 
 def costs_file() -> Path | None:
@@ -121,13 +127,13 @@ _known: dict[Path | None, Costs | None] = {}
 
 
 def kept_costs() -> Costs | None:
-    """What the file holds now for this machine; None where it is damaged, another's, or not there."""
+    """What the file holds now for this machine; None where it is damaged, another's or missing."""
     path = costs_file()
     if path is None:
         return None
     try:
         costs = Costs(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     numbers = [getattr(costs, field.name) for field in fields(Costs) if field.type is float]
     plausible = all(isinstance(one, float) and 0 <= one < 1 for one in numbers)

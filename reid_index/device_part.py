@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ _STRIDES = 32
 
 _WITHHELD = float("-inf")
 """The key of what must not be found: rows outside the filter and columns that are no rows."""
+
+_alone = Lock()
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,50 @@ def free_memory(device: str, memory: int | None) -> int:
 
 def multiplies_halves(device: torch.device) -> bool:
     """Whether torch can multiply float16 matrices there with sums and answers in float32."""
+    return device.type == "cuda" and _tried_halves(device)
+
+
+def _tried_halves(device: torch.device) -> bool:
+    """Whether the product that `_multiply` makes, into some columns of more, works there."""
     import torch
 
-    if device.type != "cuda":
-        return False
     some = torch.ones((16, 16), dtype=torch.float16, device=device)
+    made = torch.zeros((16, 64), device=device)
     try:
-        made = torch.mm(some, some, out_dtype=torch.float32)
-    except (TypeError, NotImplementedError):  # torch < 2.8; a build without it
+        torch.mm(some, some.T, out_dtype=torch.float32, out=made[:, 16:32])
+    except (TypeError, RuntimeError):  # torch < 2.8; a build or a GPU without it
         return False
-    return bool((made == 16).all())
+    return bool((made[:, 16:32] == 16).all() and made.sum() == 16**3)
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Products in full precision whatever the caller allows: no TF32 or bfloat16 in place of
+    float32, no sums in float16. Afterwards torch's settings are as before; they hold for the whole
+    process, so one thread at a time comes in here. Autocast leaves products alone that are told
+    where to go, as all are here."""
+    import torch
+
+    with ExitStack() as stack:
+        stack.enter_context(_alone)
+        stack.enter_context(torch.no_grad())
+        cublas = torch.backends.cuda.matmul
+        settings: list[tuple[Any, str, tuple[object, ...]]] = [
+            (cublas, "allow_fp16_accumulation", (False,))
+        ]
+        mkldnn: Any = torch.backends.mkldnn
+        if hasattr(cublas, "fp32_precision"):
+            for product in (cublas, mkldnn.matmul):
+                settings.append((product, "fp32_precision", ("ieee", "none")))
+        elif torch.get_float32_matmul_precision() != "highest":  # torch < 2.9
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        for product, name, exact in settings:
+            before = getattr(product, name, exact[0])
+            if before not in exact:
+                stack.callback(setattr, product, name, before)
+                setattr(product, name, exact[0])
+        yield
 
 
 def load_part(

@@ -8,15 +8,26 @@ what it returns again). Runs on torch's CPU device too, which is what the tests 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .device_part import Part, Queries, best, every, free_memory, load_part, multiplies_halves
+from .allowed import Allowed
+from .device_part import (
+    Part,
+    Queries,
+    best,
+    every,
+    exactly,
+    free_memory,
+    load_part,
+    multiplies_halves,
+)
 from .errors import (
     DeviceFailed,
     DeviceTooSmall,
@@ -48,6 +59,9 @@ _TILE = 1024
 _LARGEST_HALF = 65504.0
 """The largest float16."""
 
+_KEPT = 8
+"""Filters that stay on the devices, at most; together they are as long as the gallery, at most."""
+
 
 def crossover(*, queries: int, dim: int, itemsize: int, fused: bool = False) -> float:
     """The share of rows that a filter must allow for masking all of them to cost no more than
@@ -66,21 +80,30 @@ def crossover(*, queries: int, dim: int, itemsize: int, fused: bool = False) -> 
 
 
 @dataclass(frozen=True)
-class Allowed:
+class Chosen:
     """A filter that lies on the devices, for searches that use it again.
 
-    rows: the allowed ones, int64 ascending, None for all; count: how many. chosen: for each part of
-    the gallery their numbers in it, None where all are.
+    count: rows that it allows. parts: for each part of the gallery their numbers in it, int32
+    ascending, None where all are.
     """
 
-    rows: NDArray[np.int64] | None
     count: int
-    chosen: tuple[torch.Tensor | None, ...]
+    parts: tuple[torch.Tensor | None, ...]
+
+
+@dataclass
+class _State:
+    """What changes between searches. filters: those used last, by key and count. lost: why the
+    devices do not answer any more."""
+
+    filters: OrderedDict[tuple[int, int], Chosen] = field(default_factory=OrderedDict)
+    lost: str | None = None
 
 
 @dataclass(frozen=True)
 class DeviceRows:
-    """All rows of a gallery (N, D), in ranges of one for each device.
+    """All rows of a gallery (N, D), in ranges of one for each device. Threads may share it: they
+    are answered one after another.
 
     largest: ≥ every stored row's norm. rounded: ≥ the norm of every difference between a stored row
     and what a device holds of it; 0 where nothing was rounded. halves: whether products may be made
@@ -92,6 +115,7 @@ class DeviceRows:
     largest: float
     rounded: float
     halves: bool
+    _state: _State = field(default_factory=_State, init=False, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -113,7 +137,7 @@ class DeviceRows:
         DeviceFailed; MissingExtra without torch; UsageError for a device that is not there, and for
         float16 asked of rows that may hold larger numbers than its largest, 65,504.
         """
-        _check(devices)
+        check_devices(devices)
         largest = max(block.max_norm for block in blocks)
         total, dim = sum(len(block.vectors) for block in blocks), blocks[0].vectors.shape[1]
         edges = [total * at // len(devices) for at in range(len(devices) + 1)]
@@ -169,7 +193,13 @@ class DeviceRows:
         """Whether one query is multiplied while its rows are gathered."""
         return all(part.fused for part in self.parts)
 
-    def allow(self, rows: NDArray[np.int64] | None) -> Allowed:
+    @property
+    def lost(self) -> str | None:
+        """Why a device failed in a search, after which none is answered; None as long as none did.
+        Memory that did not suffice for one search is no such failure."""
+        return self._state.lost
+
+    def allow(self, rows: NDArray[np.int64] | None) -> Chosen:
         """A filter, int64 (n,) strictly ascending or None for all rows, made ready on the devices.
 
         Raises UsageError for rows that are not there, as far as the first and the last tell.
@@ -177,7 +207,7 @@ class DeviceRows:
         import torch
 
         if rows is None:
-            return Allowed(None, len(self), (None,) * len(self.parts))
+            return Chosen(len(self), (None,) * len(self.parts))
         if len(rows) and not (rows[0] >= 0 and rows[-1] < len(self)):
             raise UsageError(f"rows are 0 to {len(self) - 1}, got {rows[0]} to {rows[-1]}")
         chosen: list[torch.Tensor | None] = []
@@ -190,25 +220,26 @@ class DeviceRows:
                 else:
                     local = (rows[start:stop] - part.first).astype(np.int32)
                     chosen.append(torch.from_numpy(local).to(part.rows.device))
-        return Allowed(rows, len(rows), tuple(chosen))
+        return Chosen(len(rows), tuple(chosen))
 
     def candidates(
         self,
         queries: NDArray[np.float32],
         want: int,
         *,
-        rows: NDArray[np.int64] | Allowed | None = None,
+        rows: Allowed | Chosen | NDArray[np.int64] | None = None,
         way: Way | None = None,
     ) -> Candidates:
         """The w = min(want, allowed rows) best of the allowed rows for each query.
 
-        queries: float32 (Q, D). want ≥ 1, up to all rows. rows: int64 ascending, None for all, or
-        what `allow` made. way: "gather" or "dense", by `crossover` unless told.
+        queries: float32 (Q, D). want ≥ 1, up to all rows. rows: int64 ascending, None for all, what
+        `allow` made, or a gallery's filter, which stays on the devices for the next search. way:
+        "gather" or "dense", by `crossover` unless told.
 
         Their keys are q·x, or q·x − ‖x‖²/2 for Euclidean, larger is better; the bound holds for
         every row of the gallery. Raises NotFiniteError for NaN, Inf and where products may overflow
         float32; DimensionMismatch; UsageError; DeviceFailed and DeviceTooSmall where the device is
-        lost or out of memory: it can be asked again after the latter only.
+        lost or out of memory: only after the latter does it answer again.
         """
         _check_queries(queries, want, self.dim)
         norms = np.linalg.norm(queries.astype(np.float64), axis=1)
@@ -216,51 +247,95 @@ class DeviceRows:
             raise NotFiniteError(
                 "a query holds NaN or Inf, or is so long that products do not fit float32"
             )
-        allowed = rows if isinstance(rows, Allowed) else self.allow(rows)
         halves = self._halves(queries, norms)
-        found = min(want, allowed.count)
+        with exactly(), self._noting_loss():
+            answer, keys = self._tiles(queries, halves, want, self._chosen(rows), way)
+        return Candidates(answer, keys, self._bound(queries, norms, halves))
+
+    @contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        state = self._state
+        if state.lost is not None:
+            raise DeviceFailed(state.lost)
+        try:
+            yield
+        except DeviceTooSmall:
+            raise
+        except DeviceFailed as error:
+            state.lost = str(error)
+            state.filters.clear()
+            raise
+
+    def _chosen(self, rows: Allowed | Chosen | NDArray[np.int64] | None) -> Chosen:
+        """The filter on the devices: as it is kept, or put there, in place of the oldest ones."""
+        if isinstance(rows, Chosen):
+            return rows
+        if not isinstance(rows, Allowed):
+            return self.allow(rows)
+        if rows.mask is None:
+            return self.allow(None)
+        kept, key = self._state.filters, (rows.key, rows.count)
+        chosen = kept.pop(key, None)
+        if chosen is None:
+            room = len(self) - rows.count
+            while kept and (len(kept) >= _KEPT or sum(one.count for one in kept.values()) > room):
+                kept.popitem(last=False)
+            chosen = self.allow(rows.listed)
+        kept[key] = chosen
+        return chosen
+
+    def _tiles(
+        self,
+        queries: NDArray[np.float32],
+        halves: NDArray[np.float16] | None,
+        want: int,
+        chosen: Chosen,
+        way: Way | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best of all parts for all queries, some at a time."""
+        found = min(want, chosen.count)
         answer = np.empty((len(queries), found), np.int64)
         keys = np.empty((len(queries), found), np.float32)
-        step = _queries_at_once(allowed.count, want, room=min(part.room for part in self.parts))
-        with _failures(), _exactly():
+        step = _queries_at_once(chosen.count, want, room=min(part.room for part in self.parts))
+        with _failures():
             for start in range(0, len(queries) if found else 0, step):
                 some = slice(start, min(start + step, len(queries)))
                 half = None if halves is None else halves[some]
-                answer[some], keys[some] = self._tile(queries[some], half, want, allowed, way)
+                answer[some], keys[some] = self._tile(queries[some], half, want, chosen, way)
         if not bool(np.isfinite(keys).all()):
-            raise DeviceFailed("the device gave keys that are no numbers: search on the CPU")
-        return Candidates(answer, keys, self._bound(queries, norms, halves))
+            raise DeviceFailed("the device gave keys that are no numbers")
+        return answer, keys
 
     def _tile(
         self,
         queries: NDArray[np.float32],
         halves: NDArray[np.float16] | None,
         want: int,
-        allowed: Allowed,
+        chosen: Chosen,
         way: Way | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The best of all parts for a few queries."""
         rows: list[NDArray[np.int64]] = []
         keys: list[NDArray[np.float32]] = []
         begun = []
-        for part, chosen in zip(self.parts, allowed.chosen, strict=True):
-            count = len(part.rows) if chosen is None else len(chosen)
+        for part, local in zip(self.parts, chosen.parts, strict=True):
+            count = len(part.rows) if local is None else len(local)
             if not count:
                 continue
             width = max(1, part.room // len(queries))
             sent = _send(queries, halves, part.rows.device)
             if want < count and 4 * want <= width:
                 dense = self._is_dense(part, count, len(queries), way)
-                begun.append(best(part, sent, chosen, want, dense=dense, width=width))
+                begun.append(best(part, sent, local, want, dense=dense, width=width))
                 continue
-            keys.append(every(part, sent, chosen, width=width))
-            local = np.arange(count) if chosen is None else chosen.cpu().numpy()
-            rows.append(np.broadcast_to(part.first + local.astype(np.int64), keys[-1].shape))
+            keys.append(every(part, sent, local, width=width))
+            numbers = np.arange(count) if local is None else local.cpu().numpy()
+            rows.append(np.broadcast_to(part.first + numbers.astype(np.int64), keys[-1].shape))
         # All devices work by now; the first wait is here.
-        for values, numbers in begun:
+        for values, places in begun:
             keys.append(values.cpu().numpy())
-            rows.append(numbers.cpu().numpy())
-        return _merged(rows, keys, min(want, allowed.count))
+            rows.append(places.cpu().numpy())
+        return _merged(rows, keys, min(want, chosen.count))
 
     def _is_dense(self, part: Part, count: int, queries: int, way: Way | None) -> bool:
         if way is not None:
@@ -311,7 +386,8 @@ class DeviceRows:
         return np.asarray(bound * (1 + 2.0**-40) + self.dim * 2.0**-125)
 
 
-def _check(devices: Sequence[str]) -> None:
+def check_devices(devices: Sequence[str]) -> None:
+    """Raise UsageError unless torch finds each of them, at least one; MissingExtra without it."""
     try:
         import torch
     except ImportError:
@@ -367,7 +443,7 @@ def _fitting(
     at = int(np.argmin(left))
     raise DeviceTooSmall(
         f"{sizes[at]:,} rows of {dim} {choice} need {_amount(needs[at] + _LEAST_WORK)} on "
-        f"{devices[at]!r}, {_amount(free[at])} are free: use more devices, or search on the CPU"
+        f"{devices[at]!r}, {_amount(free[at])} are free: use more devices"
     )
 
 
@@ -405,34 +481,6 @@ def _merged(
 
 
 @contextmanager
-def _exactly() -> Iterator[None]:
-    """Products in full precision whatever the caller allows: no TF32 or bfloat16 in place of
-    float32, no sums in float16. Afterwards torch's settings are as before. Autocast leaves products
-    alone that are told where to go, as all are here."""
-    import torch
-
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        cublas = torch.backends.cuda.matmul
-        settings: list[tuple[Any, str, tuple[object, ...]]] = [
-            (cublas, "allow_fp16_accumulation", (False,))
-        ]
-        mkldnn: Any = torch.backends.mkldnn
-        if hasattr(cublas, "fp32_precision"):
-            for product in (cublas, mkldnn.matmul):
-                settings.append((product, "fp32_precision", ("ieee", "none")))
-        elif torch.get_float32_matmul_precision() != "highest":  # torch < 2.9
-            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-            torch.set_float32_matmul_precision("highest")
-        for product, name, exact in settings:
-            before = getattr(product, name, exact[0])
-            if before not in exact:
-                stack.callback(setattr, product, name, before)
-                setattr(product, name, exact[0])
-        yield
-
-
-@contextmanager
 def _failures() -> Iterator[None]:
     """Torch's errors of devices, as this project's."""
     import torch
@@ -442,10 +490,8 @@ def _failures() -> Iterator[None]:
     except RuntimeError as error:
         line = (str(error).splitlines() or ["no reason given"])[0]
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in line:
-            raise DeviceTooSmall(
-                f"out of memory on the device, search on the CPU: {line}"
-            ) from None
+            raise DeviceTooSmall(f"out of memory on the device: {line}") from None
         lost = type(error).__name__ == "AcceleratorError"  # torch ≥ 2.8
         if lost or "CUDA" in line or "CUBLAS" in line:
-            raise DeviceFailed(f"the device failed, search on the CPU: {line}") from None
+            raise DeviceFailed(f"the device failed: {line}") from None
         raise

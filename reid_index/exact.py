@@ -12,7 +12,7 @@ which orders as the distance does.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,18 +50,6 @@ class Block:
     vectors: NDArray[np.generic]
     max_norm: float
 
-    @cached_property
-    def half_squares(self) -> NDArray[np.float32]:
-        """‖x‖²/2 of every row: float32 (n,), off by one rounding."""
-        halves = np.empty(len(self.vectors), np.float32)
-
-        def some(start: int, stop: int) -> None:
-            wide = self.vectors[start:stop].astype(np.float64)
-            halves[start:stop] = 0.5 * np.einsum("nd,nd->n", wide, wide)
-
-        over_ranges(some, len(halves), piece=4096)
-        return halves
-
 
 class Candidates(NamedTuple):
     """The best rows of each query: int64 (Q, w), in no order; their keys, float32 (Q, w); and how
@@ -80,13 +68,14 @@ def norms_of(queries: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def key_bound(
-    queries: NDArray[np.float32], *, largest: float, metric: Metric
+    queries: NDArray[np.float32], *, largest: float | NDArray[np.float64], metric: Metric
 ) -> NDArray[np.float64]:
     """How far a key in single precision may be from the exact one, for each query: float64 (Q,).
 
     A sum of D products, in any order, is off by at most D·2⁻²⁴·‖q‖·‖x‖ and a few roundings
     (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5). Products too small
-    for a normal float32 may be lost altogether, 2⁻¹²⁶ each. largest: ≥ the norm of every row.
+    for a normal float32 may be lost altogether, 2⁻¹²⁶ each. largest: ≥ the norm of every row, or
+    of every row that matters, for each query.
     """
     dim = queries.shape[1]
     unit = (dim + 8) * 2.0**-24
@@ -159,12 +148,11 @@ def _merged(parts: Sequence[_Best], width: int) -> tuple[NDArray[np.int64], NDAr
 
 
 class _Stretch(NamedTuple):
-    """Rows to compare that lie in one block: the block's vectors (uint16 for float16) and half
-    squares (empty unless Euclidean), its first row in the gallery, and the rows: those listed, or,
-    where that is empty, `first` … `last`, counted over all blocks."""
+    """Rows to compare that lie in one block: the block's vectors (uint16 for float16), its first
+    row in the gallery, and the rows: those listed, or, where that is empty, `first` … `last`,
+    counted over all blocks."""
 
     vectors: NDArray[Any]
-    halves: NDArray[np.float32]
     offset: int
     rows: NDArray[np.int64]
     first: int
@@ -172,8 +160,8 @@ class _Stretch(NamedTuple):
 
 
 _NO_ROWS = np.empty(0, np.int64)
-_NO_HALVES = np.empty(0, np.float32)
 _NO_MASK = np.empty(0, np.bool_)
+_NO_HALVES = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,34 +187,38 @@ class _Work:
             vectors = np.asarray(block.vectors)
             if vectors.dtype == np.float16:
                 vectors = vectors.view(np.uint16)
-            halves = block.half_squares if self.euclidean else _NO_HALVES
             for first in range(int(low), int(high), at_most):
                 last = min(first + at_most, int(high))
                 listed = _NO_ROWS if self.rows is None else self.rows[first:last]
-                yield _Stretch(vectors, halves, offset, listed, first, last)
+                yield _Stretch(vectors, offset, listed, first, last)
             offset = end
 
 
 def _scan(work: _Work, start: int, stop: int) -> _Best:
-    best = _Best.none_yet(len(work.queries), work.width)
+    best = _Best.none_yet(len(work.queries), min(work.width, stop - start))
     for stretch in work.stretches(start, stop, stop - start):
-        _scan_rows(*stretch, work.mask, work.queries, *best)
+        _scan_rows(*stretch, work.mask, work.euclidean, work.queries, *best)
     return best
 
 
 def _multiply(work: _Work, start: int, stop: int) -> _Best:
     queries = work.queries
-    best = _Best.none_yet(len(queries), work.width)
+    best = _Best.none_yet(len(queries), min(work.width, stop - start))
     room = np.empty((min(_GATHERED, stop - start), queries.shape[1]), np.float32)
+    room_halves = np.empty(len(room), np.float32)
     products = np.empty(len(room) * min(_TOGETHER, len(queries)), np.float32)
     for stretch in work.stretches(start, stop, _GATHERED):
         there = _gathered(stretch, room)
+        halves = _NO_HALVES
+        if work.euclidean:
+            halves = room_halves[: len(there)]
+            _half_squares(there, halves)
         for at in range(0, len(queries), _TOGETHER):
             some = queries[at : at + _TOGETHER]
             keys = products[: len(there) * len(some)].reshape(len(there), len(some))
             np.matmul(there, some.T, out=keys)
             ours = (part[at : at + _TOGETHER] for part in best)
-            _take_best(keys, *stretch[1:], work.mask, *ours)
+            _take_best(keys, halves, *stretch[1:], work.mask, *ours)
     return best
 
 
@@ -234,7 +226,7 @@ def _gathered(stretch: _Stretch, room: NDArray[np.float32]) -> NDArray[np.float3
     """The stretch's vectors as float32: where they lie if they lie together, else in `room`."""
     count = stretch.last - stretch.first
     if stretch.vectors.dtype == np.uint16:
-        _widen(stretch.vectors, *stretch[2:], room)
+        _widen(*stretch, room)
     elif len(stretch.rows):
         _copy(stretch.vectors, stretch.offset, stretch.rows, room)
     else:
@@ -272,17 +264,17 @@ def _dot(vectors, row, queries, query):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _scan_rows(  # type: ignore[no-untyped-def]
-    vectors, halves, offset, listed, first, last, mask, queries, best_keys, best_rows
+    vectors, offset, listed, first, last, mask, euclidean, queries, best_keys, best_rows
 ):
+    half = np.float32(0)
     for at in range(last - first):
         row = listed[at] if len(listed) else first + at
         local = row - offset
+        if euclidean:
+            half = np.float32(0.5) * _dot(vectors, local, vectors, local)
         for query in range(len(queries)):
-            key = _dot(vectors, local, queries, query)
-            if len(halves):
-                key -= halves[local]
-            is_better = key > best_keys[query, 0] or best_rows[query, 0] < 0
-            if is_better and (len(mask) == 0 or mask[row]):
+            key = _dot(vectors, local, queries, query) - half
+            if key > best_keys[query, 0] and (len(mask) == 0 or mask[row]):
                 _push(best_keys[query], best_rows[query], key, row)
 
 
@@ -296,15 +288,22 @@ def _take_best(  # type: ignore[no-untyped-def]
         row = listed[at] if len(listed) else first + at
         if len(halves):
             for query in range(keys.shape[1]):
-                keys[at, query] -= halves[row - offset]
+                keys[at, query] -= halves[at]
         better = 0  # counting without branches uses the processor's vector instructions
         for query in range(keys.shape[1]):
             better += keys[at, query] > worst[query]
-        if (better or best_rows[0, 0] < 0) and (len(mask) == 0 or mask[row]):
+        if better and (len(mask) == 0 or mask[row]):
             for query in range(keys.shape[1]):
-                if keys[at, query] > worst[query] or best_rows[query, 0] < 0:
+                if keys[at, query] > worst[query]:
                     _push(best_keys[query], best_rows[query], keys[at, query], row)
                     worst[query] = best_keys[query, 0]
+
+
+@compiled()
+def _half_squares(vectors, halves):  # type: ignore[no-untyped-def]
+    """‖x‖²/2 of every row."""
+    for row in range(len(vectors)):
+        halves[row] = np.float32(0.5) * _dot(vectors, row, vectors, row)
 
 
 @compiled()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from .attached import attach, check_kind, sweep
+from .attached import attach, check_kind, detach, sweep
 from .errors import (
     BadShard,
     DimensionMismatch,
@@ -103,7 +103,7 @@ class Gallery:
 
     @classmethod
     def open(cls, path: Path | str) -> "Gallery":
-        """Open the present generation; its manifest and the size of every file are checked.
+        """Open the present generation; its manifest and the sizes of the shards' files are checked.
 
         Raises GalleryNotFound, CorruptGallery (with the file), FormatTooNew.
         """
@@ -483,13 +483,15 @@ class Gallery:
         progress: Callable[[int], object] = lambda _rows: None,
     ) -> "Index | None":
         """Make an approximate index of the present rows and keep it with them, in one commit; None
-        where none is worth having, and nothing is changed. See `Generation.make_index`.
+        where none is to be had, and a former one is removed. See `Generation.make_index`.
 
         Rows that are added later are compared exactly. Raises UsageError, GalleryLocked.
         """
         present = self._generation  # another thread may add meanwhile
         built = present.make_index(kind, recall=recall, memory=memory, progress=progress)
         if built is None:
+            if self.attached("index") is not None:
+                self._generation = Generation(self.path, detach(self.path, "index"))
             return None
         generation = present.manifest.generation
         self.attach("index", built.write, generation=generation, about=built.about(recall))

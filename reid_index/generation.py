@@ -1,7 +1,7 @@
 """One generation of a gallery, opened: nothing in it changes, what is made of it is kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,7 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .allowed import Filters
+from .attached import attached_folder
 from .columns import Columns
+from .device_kept import Devices, KeptRows, named_devices
 from .errors import CorruptGallery, UsageError
 from .exact import Block
 from .items import STANDARD, stack
@@ -39,6 +41,7 @@ class Generation:
 
     path: Path
     manifest: Manifest
+    _kept_rows: KeptRows = field(default_factory=KeptRows, init=False, repr=False, compare=False)
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
@@ -75,29 +78,26 @@ class Generation:
             raise UsageError(f"a recall is more than 0 and at most 1, got {recall!r}")
         if recall == 1:
             recall = None
+        devices = named_devices(device)
         return How(
             recall=recall,
             index=None if recall is None else self.index,
-            device=None if device == "cpu" else partial(self.on_device, device),
+            device=partial(self.on_device, devices) if devices else None,
         )
 
-    def on_device(self, device: str) -> "DeviceRows":
-        """The rows on GPUs ("cuda", or several, "cuda:0,cuda:1"), kept for the next query.
+    def on_device(self, devices: Devices) -> "DeviceRows":
+        """The rows on those GPUs, copied there once and kept for the next query, in place of those
+        on others.
 
-        Raises UsageError for what is no GPU here, DeviceTooSmall.
+        Raises DeviceFailed, DeviceTooSmall: at once, where these GPUs failed before.
         """
+        return self._kept_rows.get(devices, self._load)
+
+    def _load(self, devices: Devices) -> "DeviceRows":
         from .device_rows import DeviceRows
 
-        kept = self._on_devices.get(device)
-        if kept is None:
-            rows = self.searched.rows
-            kept = DeviceRows.load(rows.blocks, devices=device.split(","), metric=rows.metric)
-            self._on_devices[device] = kept
-        return kept
-
-    @cached_property
-    def _on_devices(self) -> "dict[str, DeviceRows]":
-        return {}
+        rows = self.searched.rows
+        return DeviceRows.load(rows.blocks, devices=devices, metric=rows.metric)
 
     @cached_property
     def matrix(self) -> NDArray[np.float32]:
@@ -120,8 +120,8 @@ class Generation:
             return None, "no neighbour graph"
         if kept[0].covers != self.manifest.folders:
             return None, "a stale neighbour graph, items having been added,"
-        folder = self.path / kept[0].folder
-        if not folder.is_dir():
+        folder = attached_folder(self.path, kept[0])
+        if folder is None:
             return None, "a neighbour graph that a later generation has replaced"
         graph = read_graph(folder, rows=self.manifest.rows)
         return graph, f"a neighbour graph for k1 = {graph.k1}"
@@ -136,6 +136,7 @@ class Generation:
     def kept_index(self) -> "tuple[Index | None, str]":
         """The index, and what is kept, in words."""
         from .index import open_index
+        from .index_tuning import Rows as Vectors
 
         kept = [entry for entry in self.manifest.attached if entry.kind == "index"]
         if not kept:
@@ -143,11 +144,17 @@ class Generation:
         covers = kept[0].covers
         if covers != self.manifest.folders[: len(covers)] or not covers:
             return None, "an index of other rows"
-        folder = self.path / kept[0].folder
-        if not folder.is_dir():
+        folder = attached_folder(self.path, kept[0])
+        if folder is None:
             return None, "an index that a later generation has replaced"
         rows = sum(shard.rows for shard in self.manifest.shards[: len(covers)])
-        index = open_index(folder, rows=rows, dim=self.manifest.dim, metric=self.manifest.metric)
+        index = open_index(
+            folder,
+            rows=rows,
+            dim=self.manifest.dim,
+            metric=self.manifest.metric,
+            take=Vectors([shard.vectors for shard in self.shards]).take,
+        )
         return index, f"{index.kind} index of {rows:,} of {self.manifest.rows:,} rows"
 
     def make_index(

@@ -6,7 +6,8 @@ index.json     what it is, and how much effort which search needs, measured when
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ _SLACK = 16
 _PIECE = 8
 """Queries that a thread searches at a time."""
 
+_LOOKED_AT = 16
+"""Rows of an index that are compared with the gallery's when it is opened."""
+
 _CHUNK = 65536
 """Rows that are handed to Faiss at a time: 128 MiB at 512 dimensions."""
 
@@ -46,10 +50,10 @@ class Effort:
     to be scored again exactly.
     agreement: in [0, 1]; an answer is trusted when the probe found at least this share of its k
     best and it is not short. Others are to be answered by exact comparison.
-    rows_single, rows_batch: the cost of one query alone, and of one among 32, the probe and the
-    expected exact answers included, as the number of rows that the exact scan of one query
-    compares in that time. recall: mean of the trusted answers, accepted: how many of all were
-    trusted, both in [0, 1] and found by tuning with filters applied.
+    rows_single, rows_batch: the cost of one query alone, and of one among 32, the probe, scoring
+    the candidates and the expected exact answers included, as the number of rows that the exact
+    scan of one query compares in that time. recall: mean of the trusted answers, accepted: how
+    many of all were trusted, both in [0, 1] and found by tuning with filters applied.
     """
 
     value: int
@@ -66,7 +70,7 @@ class Effort:
 class Tuned:
     """An effort and what it was tuned for: the share of rows allowed, matches, wanted recall.
 
-    The rows that its effort costs are those of the two searches alone.
+    The rows that its effort costs are those of the two searches and of scoring what they found.
     """
 
     share: float
@@ -80,9 +84,9 @@ class IndexFacts:
     """What `index.json` says.
 
     rows, dim, metric: what was indexed: the gallery's first rows. parameters: of the kind, by
-    name. tuned: the table of efforts. batch_scan: what comparing a row with one of several queries
-    at once takes, as a share of comparing it with one alone. build_seconds, tune_seconds: what
-    making it took. versions: of the programs that made it.
+    name. tuned: the table of efforts. batch_scan: what comparing a row with one of 32 queries at
+    once takes, by products, as a share of scanning it for one alone. build_seconds, tune_seconds:
+    what making it took. versions: of the programs that made it.
     """
 
     kind: str
@@ -228,17 +232,23 @@ def search_faiss(
     queries = np.ascontiguousarray(queries, np.float32)
 
     def search(start: int, stop: int) -> NDArray[np.int64]:
-        # Threads of our own, as those of OpenMP wait for each other by spinning: on a busy machine
-        # that takes many times as long. The setting is the calling thread's.
-        before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)
-        try:
+        with _one_thread(faiss):
             rows: NDArray[np.int64] = opened.search(queries[start:stop], want, params=parameters)[1]
-        finally:
-            faiss.omp_set_num_threads(before)
         return rows
 
     return np.concatenate(over_ranges(search, len(queries), piece=_PIECE))
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    """Faiss takes no threads but the caller's meanwhile: those of OpenMP wait for each other by
+    spinning, which takes many times as long on a busy machine. The setting is the caller's own."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def write_index(folder: Path, opened: Any, facts: IndexFacts) -> None:
@@ -249,10 +259,19 @@ def write_index(folder: Path, opened: Any, facts: IndexFacts) -> None:
     write_json(folder / "index.json", facts.to_json())
 
 
-def open_index(folder: Path, *, rows: int, dim: int, metric: Metric) -> Index:
+def open_index(
+    folder: Path,
+    *,
+    rows: int,
+    dim: int,
+    metric: Metric,
+    take: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+) -> Index:
     """Open the index of a gallery's first so many rows, mapped.
 
-    Raises CorruptGallery where it cannot be read or is one of other rows, MissingExtra.
+    take: the gallery's vectors in some rows, which ascend: float32 (n, D). Some rows of the index
+    are compared with them. Raises CorruptGallery where it cannot be read or is one of other rows,
+    MissingExtra.
     """
     faiss = import_faiss()
     path = folder / "index.json"
@@ -267,6 +286,7 @@ def open_index(folder: Path, *, rows: int, dim: int, metric: Metric) -> Index:
                 f"it is one of {facts.rows:,} rows of {facts.dim} dimensions by {facts.metric}, "
                 f"not of {rows:,} of {dim} by {metric}"
             )
+        _check_rows(opened, take)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         reason = str(error).partition("Error: ")[2] or str(error) or type(error).__name__
         raise CorruptGallery(
@@ -290,6 +310,70 @@ def _map(path: Path, kind: str) -> Any:
     if type(opened).__name__ != CLASSES[kind]:
         raise ValueError(f"it holds {type(opened).__name__}, not {CLASSES[kind]}")
     return opened
+
+
+def _check_rows(opened: Any, take: Callable[[NDArray[np.int64]], NDArray[np.float32]]) -> None:
+    """Raise ValueError unless some rows, spread over the index, are the gallery's.
+
+    What an index holds of a row must be as near its vector as the code that the index would give
+    that vector: codes differ in nothing but ties, however coarse they are.
+    """
+    faiss = import_faiss()
+    with _one_thread(faiss):
+        found = _held_by_graph if hasattr(opened, "hnsw") else _held_by_cells
+        rows, held, encode = found(opened)
+        if not 0 <= rows.min() <= rows.max() < opened.ntotal:
+            raise ValueError("it numbers rows that are not there")
+        order = np.argsort(rows)
+        vectors = np.empty_like(held)
+        vectors[order] = take(rows[order])
+        off = np.linalg.norm(held - vectors, axis=1)
+        best = np.linalg.norm(encode(vectors) - vectors, axis=1)
+        room = 1e-6 * np.linalg.norm(vectors, axis=1)
+    wrong = rows[~(off <= 1.01 * best + room)]
+    if len(wrong):
+        raise ValueError(f"it does not belong to its shard: row {wrong[0]} is another vector there")
+
+
+_Held = tuple[
+    NDArray[np.int64], NDArray[np.float32], Callable[[NDArray[np.float32]], NDArray[np.float32]]
+]
+"""Some rows of an index, what it holds of them, and what it would hold of given vectors instead."""
+
+
+def _held_by_graph(opened: Any) -> _Held:
+    store = import_faiss().downcast_index(opened.storage)
+    rows = np.unique(np.linspace(0, opened.ntotal - 1, _LOOKED_AT).astype(np.int64))
+    held = np.stack([store.reconstruct(int(row)) for row in rows])
+    return rows, held, lambda vectors: store.sa_decode(store.sa_encode(vectors))
+
+
+def _held_by_cells(opened: Any) -> _Held:
+    """One row of each of some cells: to find a given row would take a look at all cells."""
+    faiss = import_faiss()
+    lists = opened.invlists
+    cells, rows, held = [], [], []
+    for cell in np.random.default_rng(0).permutation(opened.nlist).tolist():
+        size = lists.list_size(cell)
+        if size:
+            place = size // 2
+            cells.append(cell)
+            rows.append(lists.get_single_id(cell, place))
+            held.append(np.empty(opened.d, np.float32))
+            opened.reconstruct_from_offset(cell, place, faiss.swig_ptr(held[-1]))
+        if len(cells) == _LOOKED_AT:
+            break
+    numbers = np.array(cells, np.int64)
+
+    def encode(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        codes = np.empty((len(vectors), opened.code_size), np.uint8)
+        decoded = np.empty_like(vectors)
+        count, there = len(vectors), faiss.swig_ptr(numbers)
+        opened.encode_vectors(count, faiss.swig_ptr(vectors), there, faiss.swig_ptr(codes))
+        opened.decode_vectors(count, faiss.swig_ptr(codes), there, faiss.swig_ptr(decoded))
+        return decoded
+
+    return np.array(rows, np.int64), np.array(held, np.float32), encode
 
 
 def _faiss_metric(metric: Metric) -> int:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .exact import Block, candidates
 from .index import Effort, Tuned, search_faiss
 from .metric import Metric
+from .oracle import score_pairs
 
 SHARES = (1.0, 0.8, 0.5, 0.3, 0.1, 0.05, 0.01)
 """Of the rows, allowed by the filters that efforts are tuned for."""
@@ -33,6 +35,16 @@ _QUERIES = 128
 _BATCH = 32
 _ALONE = 8
 """Queries that are timed one at a time."""
+
+_WINDOW = 2**24
+"""Numbers that the exact scan is timed on: 64 MiB, as in costs.py."""
+
+_SCANS = 20
+"""Times that it is timed: the shortest counts, since what else the machine does only lengthens
+them."""
+
+_SCORED = 128
+"""Candidates whose exact scoring is timed together, as many as knn.py scores at a time."""
 
 _PIECE = 16384
 """Rows compared at a time: 32 MiB at 512 dimensions."""
@@ -124,9 +136,10 @@ def tune(
     rng = np.random.default_rng(0)
     queries = _held_out(rows, rng, metric=metric)
     near = _cells(rows, queries, rng)
-    stopwatch = _Stopwatch(rows, queries)
+    stopwatch = _Stopwatch(rows, queries, metric=metric)
     table: list[Tuned] = []
     for done, share in enumerate(SHARES):
+        stopwatch.wind()
         searched = [
             _search(
                 opened,
@@ -149,17 +162,18 @@ def tune(
                 min(single, stopwatch.in_rows(seconds))
                 for single, seconds in zip(alone, searched[0].batch, strict=True)
             ]
-            candidates = [
+            costs = alone, batch, stopwatch.scoring(fetch * k)
+            judged = [
                 effort
                 for value, probe in _pairs(efforts, least=fetch * k if queues else 1)
                 for effort in _judged(
-                    searched, value, probe, efforts=efforts, k=k, fetch=fetch, costs=(alone, batch)
+                    searched, value, probe, efforts=efforts, k=k, fetch=fetch, costs=costs
                 )
             ]
             exact = share * len(rows)
             for wanted in sorted({*RECALLS, *recalls}):
                 surely = wanted + _MARGIN * (1 - wanted)
-                good = [effort for effort in candidates if effort.recall >= surely]
+                good = [effort for effort in judged if effort.recall >= surely]
                 best = min(
                     good, key=lambda e: e.rows_single + (1 - e.accepted) * exact, default=None
                 )
@@ -327,11 +341,12 @@ def _judged(
     efforts: Sequence[int],
     k: int,
     fetch: int,
-    costs: tuple[list[float], list[float]],
+    costs: tuple[list[float], list[float], float],
 ) -> Iterator[Effort]:
     """An effort with each agreement that could be asked for, where enough answers are trusted.
 
-    Its recall is the worst of any group of queries of which enough answers are trusted.
+    costs: in rows: of one search alone and of one in a batch, for each effort, and of scoring the
+    candidates. Its recall is the worst of any group of queries of which enough answers are trusted.
     """
     compared = [_compare(each, value, probe, k=k, fetch=fetch) for each in searched]
     for agreement in _AGREEMENTS:
@@ -343,14 +358,14 @@ def _judged(
             judged = [accepted & group for group in each.trial.groups]
             recalls += [recall[few].mean() for few in judged if few.sum() >= _JUDGED]
         if useful and recalls:
-            alone, batch = costs
+            alone, batch, scoring = costs
             yield Effort(
                 value=efforts[value],
                 probe=efforts[probe],
                 fetch=fetch,
                 agreement=agreement,
-                rows_single=alone[value] + alone[probe],
-                rows_batch=batch[value] + batch[probe],
+                rows_single=alone[value] + alone[probe] + scoring,
+                rows_batch=batch[value] + batch[probe] + scoring,
                 recall=float(min(recalls)),
                 accepted=float(np.mean(trusted)),
             )
@@ -372,31 +387,53 @@ def _compare(
 
 
 class _Stopwatch:
-    """Times searches, and beside them the exact scan, in whose rows their cost is told."""
+    """Times searches, and beside them the exact scan that the planner would take instead, in whose
+    rows their cost is told."""
 
-    def __init__(self, rows: Rows, queries: NDArray[np.float32]) -> None:
-        self._windows = []
-        for piece in rows.pieces(20_000):
-            self._windows.append(piece)
-            if len(self._windows) == 4:
-                break
-        self._query = queries[0]
-        self._row = self._scan(self._query)
-        self.batch_scan = min(1.0, self._scan(queries[:8].T) / 8 / self._row)
+    def __init__(self, rows: Rows, queries: NDArray[np.float32], *, metric: Metric) -> None:
+        dim = queries.shape[1]
+        count = max(1, _WINDOW // dim)
+        # The first rows, again and again where there are fewer.
+        first = np.arange(min(count, len(rows)))
+        window = np.resize(rows.take(first), (count, dim))
+        self._block = Block(window, float(np.linalg.norm(window[: len(first)], axis=1).max()))
+        self._query = queries[:1]
+        self._metric = metric
+        self._row = self._compare(self._query, scan=True)
+        several = queries[:_BATCH]
+        together = self._compare(several, scan=False) / len(several)
+        self.batch_scan = min(1.0, together / self._row)
+        rng = np.random.default_rng(0)
+        some = [np.sort(rng.integers(len(rows), size=_SCORED)) for _ in range(_SCANS)]
+        self._pair = min(self._score(rows, places) for places in some)
 
-    def _scan(self, queries: NDArray[np.float32]) -> float:
-        """Seconds that comparing one row takes: the shortest of some windows, since what else the
-        machine does only lengthens times."""
+    def wind(self) -> None:
+        """Time the exact scan again: it may have been disturbed so far."""
+        self._row = min(self._row, self._compare(self._query, scan=True))
+
+    def _compare(self, queries: NDArray[np.float32], *, scan: bool) -> float:
+        """Seconds that comparing one row with all queries takes, as exact answers have it done."""
         times = []
-        for window in self._windows * 3:
+        want = max(MATCHES)
+        for _ in range(_SCANS):
             begin = time.perf_counter()
-            window @ queries
-            times.append((time.perf_counter() - begin) / len(window))
+            candidates([self._block], queries, want, metric=self._metric, scan=scan)
+            times.append((time.perf_counter() - begin) / len(self._block.vectors))
         return min(times)
 
+    def _score(self, rows: Rows, places: NDArray[np.int64]) -> float:
+        """Seconds that scoring one of these candidates exactly takes."""
+        begin = time.perf_counter()
+        score_pairs(self._query, rows.take(places), metric=self._metric)
+        return (time.perf_counter() - begin) / len(places)
+
     def in_rows(self, seconds: float) -> float:
-        """Rows that the exact scan compares in that time, as it was when last timed."""
+        """Rows that the exact scan compares in that time."""
         return seconds / self._row
+
+    def scoring(self, count: int) -> float:
+        """The cost of scoring so many candidates exactly, in rows."""
+        return self.in_rows(count * self._pair)
 
     def alone(
         self,
@@ -407,8 +444,7 @@ class _Stopwatch:
         efforts: Sequence[int],
         want: int,
     ) -> list[float]:
-        """The cost of one query for each effort, in rows; the exact scan is timed anew first."""
-        self._row = self._scan(self._query)
+        """The cost of one query's search for each effort, in rows."""
         costs = []
         for effort in efforts:
             times = []

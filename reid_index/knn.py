@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .allowed import Allowed
 from .costs import Costs, present_costs
 from .errors import DeviceFailed
-from .exact import Block, Candidates, candidates, norms_of
+from .exact import Block, Candidates, candidates, key_bound, norms_of
 from .metric import Metric
 from .oracle import best_first, score_pairs
 from .plan import Experience, Plan, Task, choose
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _SLACK = 8
 """Candidates fetched beyond k at first: enough that a second look is rare, cheap to score."""
+
+_CANDIDATES = 2**22
+"""Candidates of all queries together that are held at once: 48 MiB."""
 
 _TOGETHER = 2**16
 """Pairs of a query and a row whose exact scores are held at once."""
@@ -44,6 +47,7 @@ class Neighbours:
     rows: int64, counted over all blocks, best first; scores: float32; fewer than k where fewer are
     allowed. allowed: how many were. path: how they were found, in words; exact: whether it is
     surely what comparing with every allowed row gives. expected: path → the seconds it would take.
+    fallback: why the processor answered though a GPU was asked, in words; None where it was not.
     """
 
     rows: NDArray[np.int64]
@@ -52,6 +56,7 @@ class Neighbours:
     path: str
     exact: bool
     expected: Mapping[str, float] = field(default_factory=dict)
+    fallback: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +122,8 @@ def nearest(
     returned, None for all. recall: the share of the right rows that suffices, so that the index
     (of the first rows, or of all) may answer; None for an exact answer. only: a path (see
     plan.PATHS) instead of the fastest; raises UsageError where it cannot answer. device: gives the
-    rows on a GPU, which then answers, exactly; where it fails, the processor does, and the path
-    says so. costs: of this machine, if not the present ones.
+    rows on a GPU, which then answers, exactly; where it fails, the processor does as if it had not
+    been asked, and `fallback` says so. costs: of this machine, if not the present ones.
     """
     allowed = allowed or Allowed(rows.count)
     search = _Search(rows, allowed, queries, k)
@@ -126,12 +131,22 @@ def nearest(
         return [_nothing(rows) for _ in queries]
     if allowed.count <= k and only is None:
         return _all_compared(search)
-    note = ""
     if device is not None:
         try:
             return _on_device(search, device())
         except DeviceFailed as error:
-            note = f", on the processor, since {error}"
+            fallback = f"the GPU did not answer, the processor did: {error}"
+        found = nearest(
+            rows,
+            queries,
+            k,
+            allowed=allowed,
+            recall=recall,
+            index=index,
+            only=only,
+            costs=costs,
+        )
+        return [replace(one, fallback=fallback) for one in found]
     task = Task(
         allowed=allowed.count,
         rows=rows.count,
@@ -144,11 +159,16 @@ def nearest(
     costs = costs or present_costs(task.allowed * task.dim)
     refused = None
     if index is not None and recall is not None:
-        refused = rows.experience.refused(allowed.key)
+        refused = rows.experience.refused(_kind_of(search, recall))
     plan = choose(task, costs, recall=recall, index=index, refused=refused, only=only)
     if index is None or plan.effort is None:
-        return _exactly(search, plan, note=note)
-    return _approximately(search, index, plan, task, costs)
+        return _exactly(search, plan)
+    return _approximately(search, index, plan, task, costs, kind=_kind_of(search, recall))
+
+
+def _kind_of(search: _Search, recall: float | None) -> int:
+    """Equal for searches that an index may find equally hard."""
+    return hash((search.allowed.key, search.k, recall))
 
 
 def _nothing(rows: Rows) -> Neighbours:
@@ -184,17 +204,15 @@ def _exactly(search: _Search, plan: Plan, *, note: str = "") -> list[Neighbours]
         path = f"{by} of all {rows.count:,} rows, {allowed.count:,} of them allowed"
     else:
         path = f"{by} of {allowed.count:,} allowed rows of {rows.count:,}"
-    return _settled(search, find, path=path + note, expected=plan.expected)
+    return _settled(search, find, path=path + note, expected=plan.expected, tight=True)
 
 
 def _on_device(search: _Search, device: "DeviceRows") -> list[Neighbours]:
-    listed = None if search.allowed.mask is None else search.allowed.listed
-
     def find(queries: NDArray[np.float32], want: int) -> Candidates:
-        return Candidates(*device.candidates(queries, want, rows=listed))
+        return Candidates(*device.candidates(queries, want, rows=search.allowed))
 
     path = f"{search.allowed.count:,} allowed rows compared on {device.name}"
-    return _settled(search, find, path=path, expected={})
+    return _settled(search, find, path=path, expected={}, tight=False)
 
 
 def _settled(
@@ -203,10 +221,12 @@ def _settled(
     *,
     path: str,
     expected: Mapping[str, float],
+    tight: bool,
 ) -> list[Neighbours]:
     """The exact answers from candidates, more and more of them while a better row may be hidden.
 
-    find: the best so many allowed rows for each of some queries.
+    find: the best so many allowed rows for each of some queries. tight: their keys are off by no
+    more than `key_bound` says.
     """
     rows, allowed, queries = search.rows, search.allowed, search.queries
     answers: dict[int, Neighbours] = {}
@@ -215,15 +235,21 @@ def _settled(
     pending = np.flatnonzero((norms + rows.largest) ** 2 < 1e38).tolist()
     want = search.k + _SLACK
     while pending and want < allowed.count:
-        part = search.of(pending)
-        found = find(part.queries, want)
-        reach = found.keys.min(axis=1) + found.bound
-        best, scores = _rank(part, found.rows)
-        settled = _is_settled(scores[:, -1], reach, norms[pending], rows.metric)
-        for at in np.flatnonzero(settled).tolist():
-            answers[pending[at]] = _checked(
-                allowed, best[at], scores[at], path=path, expected=expected
-            )
+        together = max(1, _CANDIDATES // want)
+        for first in range(0, len(pending), together):
+            some = pending[first : first + together]
+            part = search.of(some)
+            found = find(part.queries, want)
+            best, scores = _rank(part, found.rows)
+            bound = found.bound
+            if tight and rows.metric is Metric.EUCLIDEAN:
+                bound = _bound_of_near(part.queries, norms[some] + scores[:, -1], rows.largest)
+            reach = found.keys.min(axis=1) + bound
+            settled = _is_settled(scores[:, -1], reach, norms[some], rows.metric)
+            for at in np.flatnonzero(settled).tolist():
+                answers[some[at]] = _checked(
+                    allowed, best[at], scores[at], path=path, expected=expected
+                )
         pending = [query for query in pending if query not in answers]
         want *= 4
     rest = [query for query in range(len(queries)) if query not in answers]
@@ -231,6 +257,16 @@ def _settled(
         compared = _all_compared(search.of(rest))
         answers |= zip(rest, (replace(one, expected=expected) for one in compared), strict=True)
     return [answers[query] for query in range(len(queries))]
+
+
+def _bound_of_near(
+    queries: NDArray[np.float32], reach: NDArray[np.float64], largest: float
+) -> NDArray[np.float64]:
+    """The bound of keys in a Euclidean gallery, of all rows that may be among the k nearest: no row
+    longer than the query and the k-th distance together is. One far row would spoil it otherwise.
+    """
+    limits = np.minimum(largest, reach * (1 + 2.0**-20))
+    return key_bound(queries, largest=limits, metric=Metric.EUCLIDEAN)
 
 
 def _is_settled(
@@ -331,12 +367,12 @@ def _checked(
 
 
 def _approximately(
-    search: _Search, index: "Index", plan: Plan, task: Task, costs: Costs
+    search: _Search, index: "Index", plan: Plan, task: Task, costs: Costs, *, kind: int
 ) -> list[Neighbours]:
     """The answers of the index, and exact ones in place of those that it cannot be trusted with."""
     answers = _from_index(search, index, plan)
     refused = [at for at, answer in enumerate(answers) if answer is None]
-    search.rows.experience.note(search.allowed.key, answered=len(answers), refused=len(refused))
+    search.rows.experience.note(kind, answered=len(answers), refused=len(refused))
     again: list[Neighbours] = []
     if refused:
         exact = choose(replace(task, queries=len(refused)), costs, recall=None)

@@ -120,7 +120,8 @@ class Manifest:
 
 
 def read_current(gallery: Path, *, writing: bool = False) -> Manifest:
-    """The present manifest, its own checksum and the size of every file checked.
+    """The present manifest, its own checksum and the size of every file of the shards checked.
+    Those of an attachment are checked when it is used: without it the gallery is whole.
 
     writing: the caller is going to commit the next one, which would drop fields that only a newer
     minor format knows; so those are then refused. Raises GalleryNotFound, CorruptGallery (which
@@ -146,12 +147,23 @@ def read_current(gallery: Path, *, writing: bool = False) -> Manifest:
         raise CorruptGallery(f"{path}: the field {error} is missing; restore it") from None
     except ValueError as error:
         raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
-    for file, entry in listed_files(gallery, manifest):
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry.size:
-            found = "is gone" if size is None else f"has {size} bytes, not {entry.size}"
-            raise CorruptGallery(f"{file} {found}: restore it from a copy")
+    for shard in manifest.shards:
+        wrong = wrong_size(gallery, shard)
+        if wrong:
+            raise CorruptGallery(f"{wrong}: restore it from a copy")
     return manifest
+
+
+def wrong_size(gallery: Path, listed: "ShardEntry | AttachedEntry") -> str | None:
+    """Which file of a shard or attachment is gone or of another size, in words, if any is."""
+    for name, entry in listed.files.items():
+        file = gallery / listed.folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            return f"{file} is gone"
+        if size != entry.size:
+            return f"{file} has {size} bytes, not {entry.size}"
+    return None
 
 
 def _what_is_there(gallery: Path) -> str:

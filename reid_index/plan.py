@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .costs import Costs
 from .errors import UsageError
@@ -21,8 +21,8 @@ mask looked at only for the best; an approximate index. All but the last are exa
 class Plan:
     """A way to search.
 
-    path: one of PATHS. scan: of a dense one, whether by a scan or by products. expected: path →
-    seconds, of all that would have answered. effort: for the index.
+    path: one of PATHS. scan: whether rows are read where they lie, not multiplied by BLAS.
+    expected: path → seconds, of all that would have answered. effort: for the index.
     """
 
     path: str
@@ -62,7 +62,7 @@ def choose(
     if it is known. only: this path, whatever the others cost; raises UsageError where it cannot
     be taken.
     """
-    expected = _exact(task, costs)
+    expected, dense_scans = _exact(task, costs)
     effort = None
     if index is not None and recall is not None and task.indexed:
         effort = index.effort(share=task.indexed / index.rows, recall=recall, k=task.k)
@@ -77,29 +77,26 @@ def choose(
         path = min(expected, key=lambda name: expected[name])
     return Plan(
         path=path,
-        scan=path == "scan" or (path == "dense" and not task.half and _scans_all(task, costs)),
+        scan=path == "scan" or (path == "dense" and dense_scans),
         expected=expected,
         effort=effort if path == "index" else None,
     )
 
 
-def _exact(task: Task, costs: Costs) -> dict[str, float]:
+def _exact(task: Task, costs: Costs) -> tuple[dict[str, float], bool]:
+    """Seconds of the exact ways, and whether the dense one is a scan."""
     size = {"dim": task.dim, "queries": task.queries}
+    dense = costs.product(task.rows, **size, listed=False, half=task.half)
+    scans = False
+    if not task.half:
+        scan = costs.scan(task.rows, **size, listed=False)
+        dense, scans = min(dense, scan), scan <= dense
+    if task.allowed == task.rows:
+        return {"dense": dense}, scans
     ways = {"gather": costs.product(task.allowed, **size, listed=True, half=task.half)}
     if not task.half:
         ways["scan"] = costs.scan(task.allowed, **size, listed=True)
-    dense = costs.product(task.rows, **size, listed=False, half=task.half)
-    if not task.half:
-        dense = min(dense, costs.scan(task.rows, **size, listed=False))
-    if task.allowed == task.rows:
-        return {"dense": dense}
-    return {**ways, "dense": dense}
-
-
-def _scans_all(task: Task, costs: Costs) -> bool:
-    size = {"dim": task.dim, "queries": task.queries}
-    by_products = costs.product(task.rows, **size, listed=False, half=False)
-    return costs.scan(task.rows, **size, listed=False) <= by_products
+    return {**ways, "dense": dense}, scans
 
 
 def _index(
@@ -114,35 +111,54 @@ def _index(
     answers that its tuning expects to be given again included."""
     each = effort.rows_single if task.queries < 4 else effort.rows_batch
     row = costs.scan(1, task.dim, 1, listed=False) - costs.start_scan
+    again = 0.0 if refused is None else max(0.0, refused - (1 - effort.accepted)) * exact
+    expected = costs.start_scan + row * task.queries * each + again
     late = task.allowed - task.indexed  # added since, compared exactly
-    again = 0.0 if refused is None else (refused - (1 - effort.accepted)) * exact
-    return costs.start_scan + row * task.queries * (each + late) + again
+    if late:
+        expected += costs.product(late, task.dim, task.queries, listed=True, half=task.half)
+    return expected
+
+
+class _Counts(NamedTuple):
+    answered: int
+    refused: int
+    told: int
 
 
 class Experience:
     """How often answers of the index had to be given again, for each filter, in this process.
 
     Where a filter goes along with identity, the right rows lie far apart and an index misses them
-    query after query; after a few it is not asked any more. Safe for several threads.
+    query after query; after a few it is not asked any more, for a while: other people may be
+    easier. Safe for several threads.
     """
 
     _ENOUGH = 4
     _FILTERS = 256
+    _BELIEVED = 100
+    """Times that a share is told before the index gets another chance."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._counts: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self._counts: OrderedDict[int, _Counts] = OrderedDict()
 
-    def note(self, filter_key: int, *, answered: int, refused: int) -> None:
-        """The index answered so many queries under that filter; so many were answered again."""
+    def note(self, asked: int, *, answered: int, refused: int) -> None:
+        """The index answered so many queries of that kind; so many were answered again. asked:
+        equal for equal filters, k and recall."""
         with self._lock:
-            before = self._counts.pop(filter_key, (0, 0))
-            self._counts[filter_key] = (before[0] + answered, before[1] + refused)
+            before = self._counts.pop(asked, _Counts(0, 0, 0))
+            self._counts[asked] = _Counts(before.answered + answered, before.refused + refused, 0)
             while len(self._counts) > self._FILTERS:
                 self._counts.popitem(last=False)
 
-    def refused(self, filter_key: int) -> float | None:
+    def refused(self, asked: int) -> float | None:
         """The share answered again, in 0 … 1; None where too little is known."""
         with self._lock:
-            answered, refused = self._counts.get(filter_key, (0, 0))
-        return refused / answered if answered >= self._ENOUGH else None
+            counts = self._counts.get(asked)
+            if counts is None or counts.answered < self._ENOUGH:
+                return None
+            if counts.told == self._BELIEVED:
+                del self._counts[asked]
+                return None
+            self._counts[asked] = counts._replace(told=counts.told + 1)
+            return counts.refused / counts.answered

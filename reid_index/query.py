@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -81,9 +81,6 @@ class How:
     device: "Callable[[], DeviceRows] | None" = None
 
 
-EXACTLY = How()
-
-
 def answer(
     searched: Searched,
     query: ArrayLike,
@@ -93,7 +90,7 @@ def answer(
     not_camera: Sequence[int],
     threshold: float | None,
     combine: str,
-    how: How = EXACTLY,
+    how: How,
     reranker: Callable[[], Reranker] | None = None,
 ) -> Result:
     """Answer one query; see `Gallery.search` for the arguments and what is raised. reranker: makes
@@ -140,7 +137,7 @@ def answers(
     where: str | Sequence[str | None] | None,
     not_camera: Sequence[int],
     threshold: float | None,
-    how: How = EXACTLY,
+    how: How,
 ) -> list[Result]:
     """Answer several queries; see `Gallery.search_many`."""
     _check(k, threshold)
@@ -165,27 +162,27 @@ def neighbours(
 
     Equal filters are evaluated and searched together, whether equal in words or in what they allow.
     """
-    wheres = [where] * len(vectors) if where is None or isinstance(where, str) else list(where)
+    if where is None or isinstance(where, str):
+        wheres = [where] * len(vectors)
+    elif isinstance(where, Sequence):
+        wheres = list(where)
+    else:
+        raise UsageError(f"where is one filter, or one for each query, got {where!r}")
     if len(wheres) != len(vectors):
         raise UsageError(f"{len(vectors)} queries but {len(wheres)} filters: one for each, please")
     found: dict[int, Neighbours] = {}
     times: dict[int, Mapping[str, float]] = {}
     for group in _groups(searched, wheres, not_camera):
         start = time.perf_counter()
-        some = nearest(
-            searched.rows,
-            vectors[group.queries],
-            k,
-            allowed=group.allowed,
-            recall=how.recall,
-            index=how.index,
-            device=how.device,
-        )
+        some = _nearest(searched, vectors[group.queries], k, allowed=group.allowed, how=how)
         taken = {"where": group.seconds, "search": time.perf_counter() - start}
         found |= zip(group.queries, some, strict=True)
         times |= dict.fromkeys(group.queries, taken)
     places = range(len(vectors))
     return [found[place] for place in places], [times[place] for place in places]
+
+
+_FILTERS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,27 +196,34 @@ class _Group:
 
 def _groups(
     searched: Searched, wheres: Sequence[str | None], not_camera: Sequence[int]
-) -> list[_Group]:
+) -> Iterator[_Group]:
+    """The queries by what they are allowed; some filters at a time, whose rows fit into memory."""
     by_text: dict[str | None, list[int]] = {}
     for place, text in enumerate(wheres):
+        if text is not None and not isinstance(text, str):
+            raise UsageError(f"a filter is text such as 'camera = 3', got {text!r}")
         by_text.setdefault(text, []).append(place)
-    groups: list[_Group] = []
-    for text, places in by_text.items():
-        start = time.perf_counter()
-        allowed = searched.filters.allowed(where=text, not_camera=not_camera)
-        seconds = time.perf_counter() - start
-        same = (at for at, group in enumerate(groups) if group.allowed.equals(allowed))
-        at = next(same, len(groups))
-        if at < len(groups):
-            seconds += groups[at].seconds
-            places = groups.pop(at).queries + places
-        groups.append(_Group(queries=places, allowed=allowed, seconds=seconds))
-    return groups
+    texts = list(by_text)
+    for first in range(0, len(texts), _FILTERS_AT_ONCE):
+        groups: dict[tuple[int, int, str | None], _Group] = {}
+        for text in texts[first : first + _FILTERS_AT_ONCE]:
+            start = time.perf_counter()
+            allowed = searched.filters.allowed(where=text, not_camera=not_camera)
+            same: tuple[int, int, str | None] = (allowed.count, allowed.key, None)
+            if same in groups and not groups[same].allowed.equals(allowed):
+                same = (allowed.count, allowed.key, text)  # two masks of one key
+            group = groups.setdefault(same, _Group(queries=[], allowed=allowed, seconds=0.0))
+            groups[same] = replace(
+                group,
+                queries=group.queries + by_text[text],
+                seconds=group.seconds + time.perf_counter() - start,
+            )
+        yield from groups.values()
 
 
 def check_k(k: int) -> None:
     """Raise UsageError unless k is a whole number from 1 up."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise UsageError(f"k must be a whole number from 1 up, got {k!r}")
 
 
@@ -258,6 +262,7 @@ def _result(
         exact=found.exact,
         seconds=times,
         expected=found.expected,
+        fallback=found.fallback,
     )
 
 
@@ -310,6 +315,20 @@ def _scores(
     return scores
 
 
+def _nearest(
+    searched: Searched, vectors: NDArray[np.float32], k: int, *, allowed: Allowed, how: How
+) -> list[Neighbours]:
+    return nearest(
+        searched.rows,
+        vectors,
+        k,
+        allowed=allowed,
+        recall=how.recall,
+        index=how.index,
+        device=how.device,
+    )
+
+
 def _best(
     searched: Searched,
     vectors: NDArray[np.float32],
@@ -323,15 +342,7 @@ def _best(
     A row among the k best by its best vector is among the k best for that vector, so the union of
     the single answers holds the whole answer.
     """
-    found = nearest(
-        searched.rows,
-        vectors,
-        k,
-        allowed=allowed,
-        recall=how.recall,
-        index=how.index,
-        device=how.device,
-    )
+    found = _nearest(searched, vectors, k, allowed=allowed, how=how)
     if len(found) == 1:
         return found[0]
     ids = searched.rows.items

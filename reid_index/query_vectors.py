@@ -20,7 +20,10 @@ def query_vectors(
     if combine not in ("mean", "best"):
         raise UsageError(f"combine must be 'mean' or 'best', got {combine!r}")
     try:
-        vectors = np.atleast_2d(np.asarray(query, dtype=np.float64))
+        given = np.asarray(query)
+        if given.dtype.kind == "c":
+            raise UsageError("a query is real numbers, got complex ones")
+        vectors = np.atleast_2d(given.astype(np.float64, copy=False))
     except (TypeError, ValueError) as error:
         raise UsageError(f"a query is numbers, (D,) or (n, D): {error}") from None
     if vectors.ndim != 2 or len(vectors) == 0:
@@ -56,6 +59,10 @@ def query_batch(queries: ArrayLike, *, dim: int, metric: Metric) -> NDArray[np.f
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (norms > 1e-150).all() and np.abs(vectors).max(axis=1).all():
+        # Squares of such small numbers are lost.
+        vectors = vectors / np.abs(vectors).max(axis=1, keepdims=True)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not norms.all():
         raise NotFiniteError("the query has length 0, so cosine has no direction to compare")
     unit: NDArray[np.float64] = vectors / norms

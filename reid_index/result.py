@@ -51,6 +51,7 @@ class Result:
     whether the answer is exactly what comparing with every allowed row gives.
     seconds: stage → wall seconds. expected: way to search → the seconds that were expected of it,
     of all that would have answered (see plan.PATHS); empty where there was no choice.
+    fallback: why the processor answered though a GPU was asked; None where it was not, or did.
     """
 
     matches: tuple[Match, ...]
@@ -64,6 +65,7 @@ class Result:
     exact: bool
     seconds: Mapping[str, float]
     expected: Mapping[str, float] = field(default_factory=dict)
+    fallback: str | None = None
 
     @property
     def note(self) -> str | None:

@@ -83,15 +83,17 @@ def over_ranges(
     left = iter(range(len(ranges)))
 
     def work() -> None:
-        for at in left:
-            results[at] = function(*ranges[at])
+        try:
+            for at in left:
+                results[at] = function(*ranges[at])
+        finally:
+            for _ in left:  # after an error nobody need go on
+                pass
 
     helpers = [_threads().submit(work) for _ in range(min(cores(), len(ranges)) - 1)]
     try:
         work()
     finally:
-        for _ in left:  # after an error nobody need go on
-            pass
         for helper in helpers:
             # One that has not begun has nothing left to do; others' work may be before it.
             if not helper.cancel():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .attached import made_again
 from .errors import ReidIndexError
 from .files import sha256_file
 from .gallery import Gallery
@@ -18,14 +19,18 @@ def verify_gallery(
     """What is wrong with a gallery, one line each; empty when nothing is.
 
     Checks every byte of every file against its sha256, that vectors, items and headers have the
-    same number of rows, that all vectors are finite, and that no item id is given twice. The
-    sizes and the manifest were checked by opening it. progress is told of bytes as they are read.
+    same number of rows, that all vectors are finite, and that no item id is given twice. What can
+    be made again is said with the command that does. The manifest was checked by opening it.
+    progress is told of bytes as they are read.
     """
+    remedies = {
+        gallery.path / one.folder: made_again(one.kind) for one in gallery.manifest.attached
+    }
     problems = []
     for path, entry in all_files(gallery):
         problem = _check_file(path, entry)
         if problem:
-            problems.append(problem)
+            problems.append(problem + remedies.get(path.parent, ""))
         progress(entry.size)
     if problems:
         return problems

@@ -1,6 +1,8 @@
 """Costs: measured, kept, and never another machine's or a damaged file's."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,22 +39,6 @@ def test_few_rows_are_not_worth_measuring_and_many_are(empty: Path) -> None:
     assert measured.measured > "2026"
 
 
-def test_what_was_measured_is_the_cost_of_searching(empty: Path) -> None:
-    """Nothing takes no time, or as much as a second for 1,000 rows; more rows take longer."""
-    costs = measured_costs()
-    for queries in (1, 8, 64):
-        for half in (False, True):
-            few, many = (
-                costs.product(rows, 512, queries, listed=True, half=half)
-                for rows in (1000, 100_000)
-            )
-            assert 1e-6 < few < 1
-            assert few < many
-        few, many = (costs.scan(rows, 512, queries, listed=False) for rows in (1000, 100_000))
-        assert 1e-6 < few < many
-    assert costs.scan_query > 0
-
-
 def test_another_machines_costs_are_not_this_ones(empty: Path) -> None:
     other = replace(present_costs(0), machine="another", scan_query=0.5)
     file().parent.mkdir(parents=True)
@@ -75,6 +61,7 @@ def test_another_machines_costs_are_not_this_ones(empty: Path) -> None:
         "a cost below 0",
         "a cost in words",
         "one too many",
+        "[" * 200_000,
     ],
 )
 def test_a_damaged_file_is_as_none(empty: Path, text: str) -> None:
@@ -119,3 +106,51 @@ def test_costs_that_cannot_be_kept_serve_this_process(
         assert not file().exists()
         assert present_costs(0) == measured
     public_path.chmod(0o755)
+
+
+def test_times_that_follow_the_formulas_give_the_costs_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = {
+        "start_scan": 1e-5,
+        "scan_listed": 3e-10,
+        "scan_ordered": 2e-10,
+        "scan_query": 4e-11,
+        "start_product": 5e-5,
+        "product_listed": 7e-10,
+        "product_ordered": 6e-10,
+        "product_widened": 8e-10,
+        "product_query": 9e-12,
+    }
+
+    def seconds(blocks, queries, want, *, metric, scan, rows=None):
+        [block], way = blocks, "scan" if scan else "product"
+        count = len(block.vectors) if rows is None else len(rows)
+        if count < 100:
+            return wanted[f"start_{way}"]
+        how = "widened" if block.vectors.dtype == "f2" else "ordered" if rows is None else "listed"
+        each = wanted[f"{way}_{how}"] + len(queries) * wanted[f"{way}_query"]
+        return count * queries.shape[1] * each
+
+    monkeypatch.setattr(module, "candidates", seconds)
+    monkeypatch.setattr(
+        module, "_fastest", lambda searches: {name: search() for name, search in searches.items()}
+    )
+    measured = vars(module._measure())
+    assert {name: measured[name] for name in wanted} == pytest.approx(wanted)
+
+
+def test_threads_that_need_costs_at_once_measure_them_once(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Costs] = []
+
+    def measure() -> Costs:
+        time.sleep(0.05)
+        made.append(module._typical())
+        return made[-1]
+
+    monkeypatch.setattr(module, "_measure", measure)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(present_costs, [10**9] * 4))
+    assert len(made) == 1

@@ -51,6 +51,18 @@ class Stray:
             I[::10, -1] = 0
 
 
+class Unfiltered:
+    """An index that says that it takes no filter."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def search(self, queries: Any, k: int, *, params: Any, **options: Any) -> None:
+        if params.sel is not None:
+            raise RuntimeError("Error in search: 'sel' is not supported")
+        self.held.search(queries, k, params=params, **options)
+
+
 def test_the_verdict_on_indexes_that_honour_filters_and_one_that_does_not() -> None:
     vectors = device_index._vectors()
     # An odd half, so that a filter by number means another set of rows in the second shard.
@@ -62,6 +74,8 @@ def test_the_verdict_on_indexes_that_honour_filters_and_one_that_does_not() -> N
     assert device_index._verdict(strays, "flat", vectors) == (True, False)
     padded = Stray(flat(vectors), strays=False)
     assert device_index._verdict(padded, "flat", vectors) == (True, True)
+    unfiltered = Unfiltered(flat(vectors))
+    assert device_index._verdict(unfiltered, "flat", vectors) == (True, False)
     # The right rows, but of other vectors.
     assert device_index._verdict(flat(vectors[::-1].copy()), "flat", vectors) == (False, False)
 

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -15,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from device_world import CUDA, DIM, ROWS, WORLDS, assert_best, blocks_of, exact_keys, world
 from numpy.typing import NDArray
 
 from benchmarks import device as device_benchmark
 from reid_index import device_part, device_rows
+from reid_index.allowed import Allowed
 from reid_index.device_rows import DeviceRows, crossover
 from reid_index.errors import (
     DeviceFailed,
@@ -28,76 +29,11 @@ from reid_index.errors import (
     NotFiniteError,
     UsageError,
 )
-from reid_index.exact import Block, Candidates
+from reid_index.exact import Block
 from reid_index.metric import Metric
 
-ROWS, DIM, QUERIES = 1500, 37, 40
 LEAST = 2**22
 """Bytes beside the rows with which a device still searches: so little that it does so in tiles."""
-
-CUDA = pytest.param(
-    "cuda",
-    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
-)
-WORLDS = ("random", "near ties", "copies", "tiny", "long", "one long")
-
-
-def world(name: str, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rows (ROWS, DIM) and queries (QUERIES, DIM) that make rounding matter."""
-    rows = rng.normal(size=(ROWS, DIM))
-    queries = rng.normal(size=(QUERIES, DIM))
-    if name == "near ties":
-        # All differ by less than single precision tells apart in a sum, or half in a number.
-        rows = rng.normal(size=DIM) + 1e-7 * rng.normal(size=(ROWS, DIM))
-    elif name == "copies":
-        rows = rows[rng.integers(0, 5, ROWS)]
-    elif name == "tiny":
-        # Below what float16 holds as normal numbers.
-        rows *= 1e-6
-    elif name == "long":
-        rows, queries = 1000 * rows, 300 * queries
-    elif name == "one long":
-        rows[7] *= 500
-    # Nothing but the rounding of norms is left of its Euclidean keys.
-    queries[0] = 0
-    return rows.astype(np.float32), queries.astype(np.float32)
-
-
-def blocks_of(rows: NDArray[Any]) -> list[Block]:
-    """Three blocks of unequal size, with the largest norm of each."""
-    cuts = np.split(rows, [len(rows) // 5, len(rows) // 2])
-    return [
-        Block(cut, float(np.nextafter(np.linalg.norm(cut.astype(np.float64), axis=1).max(), 1e9)))
-        for cut in cuts
-    ]
-
-
-def exact_keys(
-    rows: NDArray[Any], queries: NDArray[np.float32], metric: Metric
-) -> NDArray[np.float64]:
-    wide = rows.astype(np.float64)
-    keys = queries.astype(np.float64) @ wide.T
-    return keys - (wide**2).sum(axis=1) / 2 if metric is Metric.EUCLIDEAN else keys
-
-
-def assert_best(
-    found: Candidates, keys: NDArray[np.float64], want: int, allowed: NDArray[np.bool_] | None
-) -> None:
-    """found are allowed rows, all different; their keys are within the bound of the exact ones; and
-    no row that was left out has an exact key above the worst of them and the bound."""
-    count = keys.shape[1] if allowed is None else int(allowed.sum())
-    assert found.rows.shape == found.keys.shape == (len(keys), min(want, count))
-    assert (found.rows.dtype, found.keys.dtype) == (np.int64, np.float32)
-    assert (found.bound.shape, found.bound.dtype) == ((len(keys),), np.float64)
-    for at in range(len(keys)):
-        rows = found.rows[at]
-        assert len(set(rows.tolist())) == len(rows)
-        assert np.abs(found.keys[at] - keys[at][rows]).max() <= found.bound[at]
-        left = np.ones(keys.shape[1], bool) if allowed is None else allowed.copy()
-        assert left[rows].all()
-        left[rows] = False
-        if left.any():
-            assert keys[at][left].max() <= found.keys[at].min() + found.bound[at]
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -125,19 +61,6 @@ def test_every_way_gives_the_best_rows_within_the_bound(
         assert_best(found, keys, 12, allowed)
         alone = loaded.candidates(queries[:1], 12, rows=chosen, way=way)
         assert_best(alone, keys[:1], 12, allowed)
-
-
-@pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_the_bound_says_something(device: str, rng: np.random.Generator) -> None:
-    rows, queries = world("random", rng)
-    longest = np.linalg.norm(rows, axis=1).max() * np.linalg.norm(queries, axis=1)
-    load = {"devices": [device], "metric": Metric.INNER_PRODUCT}
-    queries, longest = queries[1:], longest[1:]
-    single = DeviceRows.load(blocks_of(rows), **load).candidates(queries, 1)
-    assert (single.bound < (DIM + 10) * 2.0**-22 * longest).all()
-    half = DeviceRows.load(blocks_of(rows), dtype="float16", **load).candidates(queries, 1)
-    assert (half.bound < 2.0**-10 * longest).all()
-    assert (half.bound > single.bound).all()
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -182,6 +105,68 @@ def test_a_filter_that_is_ready_gives_the_same(device: str, rng: np.random.Gener
         strict=True,
     ):
         np.testing.assert_array_equal(found, again)
+
+
+def test_a_filter_is_put_on_the_device_once(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = world("random", rng)
+    loaded = DeviceRows.load(blocks_of(rows), devices=["cpu"], metric=Metric.INNER_PRODUCT)
+    keys = exact_keys(rows, queries, Metric.INNER_PRODUCT)
+    sent = []
+    allow = DeviceRows.allow
+
+    def counted(self: DeviceRows, rows: NDArray[np.int64] | None) -> device_rows.Chosen:
+        sent.append(rows)
+        return allow(self, rows)
+
+    monkeypatch.setattr(DeviceRows, "allow", counted)
+
+    def search(mask: NDArray[np.bool_]) -> int:
+        """How many filters it sends."""
+        before = len(sent)
+        found = loaded.candidates(queries, 12, rows=Allowed(ROWS, mask))
+        assert_best(found, keys, 12, mask)
+        return len(sent) - before
+
+    masks = [np.arange(ROWS) % 20 == at for at in range(9)]
+    assert [search(mask.copy()) for mask in masks[:8] * 2] == [1] * 8 + [0] * 8
+    assert search(masks[8]) == 1
+    # The oldest has gone, and only it.
+    assert [search(masks[at].copy()) for at in (1, 8, 0)] == [0, 0, 1]
+    # All but 101 rows: only one filter of 75 has room beside it, and it none beside two.
+    most = np.arange(ROWS) > 100
+    assert [search(mask) for mask in (most, masks[0], masks[8], masks[0], most)] == [1, 0, 1, 0, 1]
+    assert_best(loaded.candidates(queries, 12, rows=Allowed(ROWS)), keys, 12, None)
+    assert search(most) == 0
+
+
+def test_a_device_that_failed_is_not_asked_again(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = world("random", rng)
+    loaded = DeviceRows.load(blocks_of(rows), devices=["cpu"], metric=Metric.COSINE)
+    errors = [
+        torch.OutOfMemoryError("Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: unspecified launch failure"),
+    ]
+    whole = device_rows.best
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(device_rows, "best", failing)
+    with pytest.raises(DeviceTooSmall):
+        loaded.candidates(queries, 3)
+    assert loaded.lost is None
+    for _ in range(2):
+        with pytest.raises(DeviceFailed, match="the device failed: CUDA error: unspecified"):
+            loaded.candidates(queries, 3)
+    assert errors == []
+    assert loaded.lost == "the device failed: CUDA error: unspecified launch failure"
+    monkeypatch.setattr(device_rows, "best", whole)
+    with pytest.raises(DeviceFailed):
+        loaded.candidates(queries, 3)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -266,7 +251,7 @@ def test_memory_that_runs_out_in_a_query() -> None:
     done = subprocess.run([sys.executable, "-c", _NO_MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    assert line.startswith("out of memory on the device, search on the CPU: ")
+    assert line.startswith("out of memory on the device: ")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -297,92 +282,6 @@ def test_what_becomes_of_torch_errors(error: Exception, raised: type[Exception])
         raise error
     assert type(caught.value) is raised
     assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.fixture
-def low_precision() -> Iterator[None]:
-    """Float32 products may be made in TF32, on a CPU in bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
-def product_settings() -> list[object]:
-    """What torch allows in float32 products; from 2.9 on by names of its own for each library."""
-    libraries = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
-    settings = [getattr(library, "fp32_precision", None) for library in libraries]
-    return [torch.get_float32_matmul_precision(), *settings]
-
-
-@pytest.mark.usefixtures("low_precision")
-@pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_low_precision_neither_matters_nor_is_forbidden(
-    device: str, rng: np.random.Generator
-) -> None:
-    # Wide enough for the faster, coarser product to be taken where the processor has one.
-    rows, queries = (rng.normal(size=(n, 256)).astype(np.float32) for n in (3000, 300))
-    keys = exact_keys(rows, queries, Metric.INNER_PRODUCT)
-    before = product_settings()
-    with torch.autocast(device, dtype=torch.bfloat16):
-        loaded = DeviceRows.load(blocks_of(rows), devices=[device], metric=Metric.INNER_PRODUCT)
-        found = loaded.candidates(queries, 20)
-        assert torch.is_autocast_enabled(device)
-    assert_best(found, keys, 20, None)
-    assert_best(loaded.candidates(queries, 20), keys, 20, None)
-    assert product_settings() == before
-
-
-def cut_off(values: NDArray[np.float64], largest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values cut, not rounded, to 24 bits below the largest's exponent, as matrix units do."""
-    unit = 2.0 ** (np.floor(np.log2(largest)) - 23)
-    return np.trunc(values / unit) * unit
-
-
-def test_the_bound_of_products_in_half_precision(rng: np.random.Generator) -> None:
-    """No matrix unit here: one is imitated, which adds four products at a time to a sum and cuts
-    off all that lies below its 24 bits."""
-    rows = np.abs(rng.normal(size=(200, 512))).astype(np.float16)
-    queries = np.abs(rng.normal(size=(20, 512))).astype(np.float32)
-    # The first product is 1, each of the others all but reaches its last bit and is cut off.
-    rows[0], queries[0] = (2.0**-14 * (2 - 2.0**-9)), (2.0**-11 * (2 - 2.0**-9))
-    rows[0, 0] = queries[0, 0] = 1
-    halves = queries.astype(np.float16)
-    total = np.full((len(queries), len(rows)), 2.0**-60)
-    for at in range(0, 512, 4):
-        added = halves[:, None, at : at + 4].astype(np.float64) * rows[:, at : at + 4]
-        largest = np.maximum(added.max(axis=2), total)
-        total = cut_off(total, largest) + cut_off(added, largest[:, :, None]).sum(axis=2)
-        total = cut_off(total, total)
-    keys = exact_keys(rows, queries, Metric.INNER_PRODUCT)
-    norms = np.linalg.norm(queries.astype(np.float64), axis=1)
-    for some in (slice(0, 1), slice(0, 200)):
-        loaded = DeviceRows.load(
-            [Block(rows[some], np.linalg.norm(rows[some].astype(np.float64), axis=1).max())],
-            devices=["cpu"],
-            metric=Metric.INNER_PRODUCT,
-        )
-        bound = loaded._bound(queries, norms, halves)
-        assert (np.abs(total - keys)[:, some] <= bound[:, None]).all()
-    # What rounding, instead of cutting off, may cost would not have covered the first pair.
-    assert abs(total - keys)[0, 0] > (512 + 8) * 2.0**-24 * 1.001
-
-
-@pytest.mark.parametrize("held", ["float32", "float16"])
-def test_products_in_half_precision_only_where_queries_fit(
-    held: Any, rng: np.random.Generator
-) -> None:
-    rows, queries = world("random", rng)
-    loaded = DeviceRows.load(blocks_of(rows), devices=["cpu"], metric=Metric.COSINE, dtype=held)
-    assert not loaded.halves
-    able = device_rows.DeviceRows(loaded.parts, loaded.metric, 1, 0, True)
-
-    def halves(queries: NDArray[np.float32]) -> NDArray[np.float16] | None:
-        return able._halves(queries, np.linalg.norm(queries.astype(np.float64), axis=1))
-
-    np.testing.assert_array_equal(halves(queries), queries.astype(np.float16))
-    assert halves(queries * np.float32(1e6)) is None
-    assert halves(queries * np.float32(1e-6)) is None
 
 
 def test_crossover() -> None:
@@ -488,3 +387,9 @@ def test_the_benchmark_runs_and_keeps_what_it_measured(tmp_path: Path) -> None:
     for measured in raw["recall"].values():
         assert measured == {"recall": [1, 1, 1], "within_bound": True}
     assert "processor" in raw["machine"]
+
+
+def test_the_benchmark_refuses_too_few_rows() -> None:
+    done = CliRunner().invoke(device_benchmark.main, ["--device", "cpu", "--rows", "10"])
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: Invalid value for '--rows': 10 is not")

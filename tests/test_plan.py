@@ -83,7 +83,7 @@ def test_an_index_is_asked_only_where_its_recall_suffices_and_it_is_faster() -> 
     assert batch.expected["index"] == pytest.approx(10 + 8 * 3 * 2 * 0.3)
     since = replace(task, indexed=850)
     later = choose(since, COSTS, recall=0.9, index=MadeUpIndex(rows=900))  # type: ignore[arg-type]
-    assert later.expected["index"] == pytest.approx(10 + (7 + 150) * 2 * 0.3)
+    assert later.expected["index"] == pytest.approx(10 + 7 * 2 * 0.3 + 20 + 150 * 2 * 1.01)
     late = choose(replace(since, indexed=0), COSTS, recall=0.9, index=index)  # type: ignore[arg-type]
     assert "index" not in late.expected
     exact = choose(task, COSTS, recall=None, index=index)  # type: ignore[arg-type]
@@ -121,3 +121,59 @@ def test_experience_is_kept_by_filter_and_forgets_the_longest_unused() -> None:
         experience.note(key, answered=8, refused=0)
     assert experience.refused(1) is None
     assert experience.refused(257) == 0
+
+
+def test_the_cost_of_an_index_counts_what_tuning_foresaw_and_rows_added_since() -> None:
+    # 850 of 1,000 allowed rows are indexed; 3 answers of 10 were given again, 1 was foreseen.
+    task = replace(TASK, allowed=950, indexed=850, queries=3)
+
+    class Accepting(MadeUpIndex):
+        def effort(self, *, share: float, recall: float, k: int) -> MadeUpEffort:
+            assert share == 0.85
+            return MadeUpEffort(rows_single=7, rows_batch=3, accepted=0.9)
+
+    plan = choose(task, COSTS, recall=0.9, index=Accepting(), refused=0.3)  # type: ignore[arg-type]
+    best = min(seconds for path, seconds in plan.expected.items() if path != "index")
+    assert best < max(plan.expected.values())
+    assert plan.expected["index"] == pytest.approx(
+        10 + 3 * 7 * 2 * 0.3 + 0.2 * best + 20 + 100 * 2 * (1.0 + 3 * 0.01)
+    )
+
+
+def test_what_half_precision_costs() -> None:
+    plan = choose(replace(TASK, half=True), COSTS, recall=None)
+    assert plan.expected == pytest.approx(
+        {"gather": 20 + 100 * 2 * (1.1 + 0.01), "dense": 20 + 1000 * 2 * (1.1 + 0.01)}
+    )
+
+
+def test_experience_counts_from_four_answers_and_keeps_what_was_used_last() -> None:
+    experience = Experience()
+    experience.note(1, answered=3, refused=1)
+    assert experience.refused(1) is None
+    experience.note(1, answered=1, refused=0)
+    assert experience.refused(1) == 0.25
+    for key in range(2, 257):
+        experience.note(key, answered=4, refused=0)
+    experience.note(1, answered=4, refused=0)  # now 2 is the oldest
+    experience.note(257, answered=4, refused=0)
+    assert (experience.refused(1), experience.refused(2)) == (0.125, None)
+
+
+def test_after_a_while_an_index_gets_another_chance() -> None:
+    experience = Experience()
+    experience.note(1, answered=4, refused=4)
+    assert [experience.refused(1) for _ in range(100)] == [1.0] * 100
+    assert experience.refused(1) is None
+    assert experience.refused(1) is None
+
+
+def test_better_answers_than_foreseen_make_no_way_cheaper_than_its_searches() -> None:
+    task = replace(TASK, allowed=1000, indexed=1000)
+
+    class Accepting(MadeUpIndex):
+        def effort(self, *, share: float, recall: float, k: int) -> MadeUpEffort:
+            return MadeUpEffort(rows_single=7, rows_batch=3, accepted=0.1)
+
+    plan = choose(task, COSTS, recall=0.9, index=Accepting(), refused=0.0)  # type: ignore[arg-type]
+    assert plan.expected["index"] == pytest.approx(10 + 7 * 2 * 0.3)

@@ -121,9 +121,11 @@ def test_every_path_equals_the_oracle(
         metric=metric,
         allowed=allowed,
     )
-    assert taken <= paths
-    assert len(taken) >= (2 if k == 5 else 1)
-    assert not any("scan" in path for path in taken if dtype == "float16")
+    if dtype == "float16":
+        paths = {path for path in paths if "scan" not in path}
+    else:  # for two queries a scan of everything is faster than products
+        paths = paths - {"products of all 300 rows, 200 of them allowed"}
+    assert taken == paths if k == 5 else taken <= paths
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)

@@ -2,11 +2,12 @@
 
 import multiprocessing
 import threading
+import time
 
 import pytest
 
 from reid_index import threads
-from reid_index.threads import over_ranges
+from reid_index.threads import over_ranges, single_threaded_blas
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,23 @@ def test_an_error_is_the_callers() -> None:
     assert over_ranges(lengths, 10, piece=4) == [(0, 4), (4, 4), (8, 2)]
 
 
+def test_after_an_error_of_another_thread_nothing_more_is_begun() -> None:
+    begun: list[int] = []
+    mine = threading.Event()
+
+    def fail(start: int, stop: int) -> None:
+        begun.append(start)
+        if threading.current_thread() is not threading.main_thread():
+            mine.wait(timeout=20)
+            raise ValueError("another's")
+        mine.set()
+        time.sleep(0.001)
+
+    with pytest.raises(ValueError, match="another's"):
+        over_ranges(fail, 3000, piece=1)
+    assert len(begun) < 1500
+
+
 def test_ranges_within_ranges_do_not_wait_for_each_other() -> None:
     def nested(start: int, stop: int) -> list[tuple[int, int]]:
         return over_ranges(lengths, 8, piece=1)
@@ -63,3 +81,48 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     with multiprocessing.get_context("fork").Pool(1) as pool:
         answer = pool.apply_async(over_ranges, (lengths, 10), {"piece": 4})
         assert answer.get(timeout=60) == [(0, 4), (4, 4), (8, 2)]
+
+
+def test_after_an_error_of_the_caller_nothing_more_is_begun() -> None:
+    begun: list[int] = []
+    others = threading.Event()
+
+    def fail(start: int, stop: int) -> None:
+        begun.append(start)
+        if threading.current_thread() is threading.main_thread():
+            others.wait(timeout=20)
+            raise ValueError("mine")
+        others.set()
+        time.sleep(0.001)
+
+    with pytest.raises(ValueError, match="mine"):
+        over_ranges(fail, 3000, piece=1)
+    assert len(begun) < 1500
+
+
+def test_products_take_one_thread_until_the_last_user_has_left() -> None:
+    def taken() -> set[int]:
+        return {library["num_threads"] for library in threads._blas_libraries().info()}
+
+    with threads._blas_libraries().limit(limits=2):
+        before = taken()
+        with single_threaded_blas():
+            with single_threaded_blas():
+                assert taken() == {1}
+            assert taken() == {1}
+        assert taken() == before
+
+
+def meet(start: int, stop: int) -> int:
+    return barrier.wait()
+
+
+barrier = threading.Barrier(2, timeout=20)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_runs_several_at_once() -> None:
+    over_ranges(lengths, 100, piece=1)  # the parent's threads are there
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        answer = pool.apply_async(over_ranges, (meet, 2), {"piece": 1})
+        assert sorted(answer.get(timeout=60)) == [0, 1]
