@@ -28,8 +28,8 @@ _GATHERED = 1024
 _TOGETHER = 512
 """Queries that a product takes, so that its result stays in the cache too."""
 
-_ALONE = 2**20
-"""Numbers of a matrix that one thread reads about as fast as several: some 0.2 ms."""
+_ALONE = 2**19
+"""Numbers of a matrix that one thread reads about as fast as several: some 0.1 ms."""
 
 _PIECES = 8
 """Ranges of rows at least, so that a core that is busy elsewhere holds nobody up."""

@@ -399,9 +399,9 @@ class _Stopwatch:
         self._block = Block(window, float(np.linalg.norm(window[: len(first)], axis=1).max()))
         self._query = queries[:1]
         self._metric = metric
-        self._row = self._compare(self._query, scan=True)
+        self._row = self._compare(self._query, scan=True, times=_SCANS)
         several = queries[:_BATCH]
-        together = self._compare(several, scan=False) / len(several)
+        together = self._compare(several, scan=False, times=_SCANS // 2) / len(several)
         self.batch_scan = min(1.0, together / self._row)
         rng = np.random.default_rng(0)
         some = [np.sort(rng.integers(len(rows), size=_SCORED)) for _ in range(_SCANS)]
@@ -409,17 +409,18 @@ class _Stopwatch:
 
     def wind(self) -> None:
         """Time the exact scan again: it may have been disturbed so far."""
-        self._row = min(self._row, self._compare(self._query, scan=True))
+        again = self._compare(self._query, scan=True, times=_SCANS // 4)
+        self._row = min(self._row, again)
 
-    def _compare(self, queries: NDArray[np.float32], *, scan: bool) -> float:
+    def _compare(self, queries: NDArray[np.float32], *, scan: bool, times: int) -> float:
         """Seconds that comparing one row with all queries takes, as exact answers have it done."""
-        times = []
+        taken = []
         want = max(MATCHES)
-        for _ in range(_SCANS):
+        for _ in range(times):
             begin = time.perf_counter()
             candidates([self._block], queries, want, metric=self._metric, scan=scan)
-            times.append((time.perf_counter() - begin) / len(self._block.vectors))
-        return min(times)
+            taken.append((time.perf_counter() - begin) / len(self._block.vectors))
+        return min(taken)
 
     def _score(self, rows: Rows, places: NDArray[np.int64]) -> float:
         """Seconds that scoring one of these candidates exactly takes."""

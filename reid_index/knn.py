@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _SLACK = 8
 """Candidates fetched beyond k at first: enough that a second look is rare, cheap to score."""
 
+_FEW = 96
+"""Pairs of a query and a row that are scored exactly faster than candidates are found."""
+
 _CANDIDATES = 2**22
 """Candidates of all queries together that are held at once: 48 MiB."""
 
@@ -129,7 +132,7 @@ def nearest(
     search = _Search(rows, allowed, queries, k)
     if allowed.count == 0 or len(queries) == 0:
         return [_nothing(rows) for _ in queries]
-    if allowed.count <= k and only is None:
+    if only is None and (allowed.count <= k or allowed.count * len(queries) <= _FEW):
         return _all_compared(search)
     if device is not None:
         try:

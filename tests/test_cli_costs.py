@@ -9,6 +9,7 @@ from cli_world import assert_refused, run, succeed
 
 from reid_index import Fingerprint, Gallery
 from reid_index.costs import costs_file, this_machine
+from reid_index.errors import DeviceTooSmall
 
 
 @pytest.fixture(scope="module")
@@ -72,5 +73,35 @@ def test_exact_is_the_default_and_no_recall(gallery):
 
 
 def test_an_unknown_device_is_refused(gallery):
-    refused = run("query", gallery / "g", gallery / "query.npy", "--search-device", "abacus")
-    assert_refused(refused, code=2, text="abacus")
+    query = (gallery / "g", gallery / "query.npy")
+    for device in ("abacus", "cuda:", "cuda:0,cuda:0"):
+        for options in ([], ["--where", "camera = 9"]):
+            refused = run("query", *query, "--search-device", device, *options)
+            assert_refused(refused, code=2, text=repr(device))
+
+
+def test_what_re_ranking_does_not_do_is_refused(gallery):
+    query = (gallery / "g", gallery / "query.npy", "--rerank")
+    refused = run("query", *query, "--recall", "0.9")
+    assert_refused(refused, code=2, text="--rerank asks no index, so --recall says nothing")
+    refused = run("query", *query, "--search-device", "cuda")
+    assert_refused(refused, code=2, text="--rerank uses no GPU here, so --search-device says")
+    assert run("query", *query, "--search-device", "cpu").exit_code == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--top", "395"], ["--recall", "0.9"], ["--explain"]])
+def test_a_gpu_that_does_not_answer_is_no_secret(gallery, monkeypatch, options):
+    def load(*_, **__):
+        raise DeviceTooSmall("400 rows need 9 GiB on 'cuda:0', 8 GiB are free: use more devices")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("reid_index.device_rows.DeviceRows.load", load)
+    query = (gallery / "g", gallery / "query.npy", "--format", "jsonl", *options)
+    plain = succeed("query", *query)
+    result = succeed("query", *query, "--search-device", "cuda")
+    assert result.stdout == plain.stdout
+    assert result.stderr.splitlines()[0] == (
+        "the GPU did not answer, the processor did: "
+        "400 rows need 9 GiB on 'cuda:0', 8 GiB are free: use more devices"
+    )
+    assert "the GPU" not in plain.stderr
