@@ -3,6 +3,7 @@ failures. Torch's CPU device stands for them, as whatever GPU was asked for."""
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
 
     def load_here(cls: type, blocks: Any, *, devices: Sequence[str], **options: Any) -> DeviceRows:
         there.loads.append(devices)
+        time.sleep(0.02)  # so that threads meet here
         if there.errors:
             raise there.errors.pop(0)
         loaded: DeviceRows = load(cls, blocks, devices=["cpu"] * len(devices), **options)
@@ -68,7 +70,7 @@ def test_rows_are_copied_once_and_let_go_for_other_gpus(gallery: Gallery, gpus: 
     assert gpus.loads == [("cuda:0",), ("cuda:0", "cuda:1"), ("cuda:0",)]
 
 
-def test_threads_load_once(gallery: Gallery, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_load_once(gallery: Gallery, gpus: Gpus) -> None:
     with ThreadPoolExecutor(4) as pool:
         asked = [
             pool.submit(
