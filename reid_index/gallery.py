@@ -359,7 +359,7 @@ class Gallery:
         (see `build_index`) answers where that is faster; `Result.exact` says whether it did.
         device: "cpu", or "cuda", "cuda:1", "cuda:0,cuda:1" for the rows copied to GPUs, kept there
         for the next query, and compared exactly; where that fails, the processor answers and
-        `Result.plan` says why.
+        `Result.fallback` says why.
         fingerprint: of the query's extractor; checked when given.
 
         Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, rerank,

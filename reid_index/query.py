@@ -96,6 +96,8 @@ def answer(
     """Answer one query; see `Gallery.search` for the arguments and what is raised. reranker: makes
     the one to rank with, if anything is allowed."""
     _check(k, threshold)
+    if reranker is not None and (how.recall is not None or how.device is not None):
+        raise UsageError("re-ranking is exact and on the processor: leave recall and device out")
     vectors = query_vectors(query, dim=searched.dim, metric=searched.metric, combine=combine)
     times: dict[str, float] = {}
     start = time.perf_counter()

@@ -89,24 +89,55 @@ def test_the_former_one_is_removed_by_the_commit_after(gallery: Gallery) -> None
     assert len(Gallery.open(gallery.path).manifest.attached) == 1
 
 
-@pytest.mark.parametrize("change", ["cut", "flip", "remove"])
-def test_opening_checks_sizes_and_verify_bytes(gallery: Gallery, change: str) -> None:
-    attach(gallery, "graph", a="one")
+BROKEN = {
+    "cut": lambda path: path.write_text("on"),
+    "flip": lambda path: path.write_text("onf"),
+    "remove": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("graph", "reid graph"), ("calibration", "reid calibrate"), ("index", "reid index")],
+)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("cut", ": 2 bytes, the manifest says 3"),
+        ("flip", ": its bytes have changed since it was written (sha256 differs)"),
+        ("remove", ": cannot be read: No such file or directory"),
+    ],
+)
+def test_a_broken_one_is_named_and_made_again(
+    gallery: Gallery, kind: str, command: str, change: str, words: str
+) -> None:
+    attach(gallery, kind, a="one")
     assert verify_gallery(gallery) == []
-    path = gallery.path / "attached/000002-graph/a.txt"
-    {
-        "cut": lambda: path.write_text("on"),
-        "flip": lambda: path.write_text("onf"),
-        "remove": path.unlink,
-    }[change]()
-    if change == "flip":
-        opened = Gallery.open(gallery.path)
-        assert verify_gallery(opened) == [
-            f"{path}: its bytes have changed since it was written (sha256 differs)"
-        ]
-        return
-    with pytest.raises(CorruptGallery, match=r"000002-graph/a\.txt"):
-        Gallery.open(gallery.path)
+    path = gallery.path / f"attached/000002-{kind}/a.txt"
+    BROKEN[change](path)
+    opened = Gallery.open(gallery.path)
+    assert verify_gallery(opened) == [f"{path}{words}; `{command}` makes it again"]
+    assert len(opened.search(ROWS[0], k=3).matches) == 3
+    opened.add(ROWS[:1])  # it is carried on, as it is
+    attach(opened, kind, a="two")
+    assert verify_gallery(Gallery.open(gallery.path)) == []
+    folder = opened.attached(kind)
+    assert folder is not None
+    assert contents(folder) == {"a.txt": b"two"}
+
+
+@pytest.mark.parametrize("kind", ["graph", "index"])
+@pytest.mark.parametrize(
+    ("change", "words"), [("cut", "has 2 bytes, not 3"), ("remove", "is gone")]
+)
+def test_a_broken_one_is_refused_where_it_is_used(
+    gallery: Gallery, kind: str, change: str, words: str
+) -> None:
+    attach(gallery, kind, a="one")
+    BROKEN[change](gallery.path / f"attached/000002-{kind}/a.txt")
+    opened = Gallery.open(gallery.path)
+    with pytest.raises(CorruptGallery, match=rf"a\.txt {words}; `reid {kind}` makes it again"):
+        getattr(opened, kind)
 
 
 def test_a_crash_at_any_step_leaves_the_old_one_or_the_new(make_gallery: MakeGallery) -> None:

@@ -70,6 +70,25 @@ def test_rows_are_copied_once_and_let_go_for_other_gpus(gallery: Gallery, gpus: 
     assert gpus.loads == [("cuda:0",), ("cuda:0", "cuda:1"), ("cuda:0",)]
 
 
+def test_a_filter_is_sent_once(
+    gallery: Gallery, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, allow = [], DeviceRows.allow
+
+    def counted(self: DeviceRows, rows: Any) -> device_rows.Chosen:
+        sent.append(None if rows is None else len(rows))
+        return allow(self, rows)
+
+    monkeypatch.setattr(DeviceRows, "allow", counted)
+    for _ in range(3):
+        for where, k in (("camera = 1", 5), ("camera IN (0, 2)", 5), ("camera = 1", 9)):
+            found = gallery.search(np.ones(DIM), k=k, where=where, device="cuda")
+            assert same(found, gallery.search(np.ones(DIM), k=k, where=where))
+    assert sent == [100, 200]
+    gallery.search(np.ones(DIM), device="cuda")
+    assert sent == [100, 200, None]
+
+
 def test_threads_load_once(gallery: Gallery, gpus: Gpus) -> None:
     with ThreadPoolExecutor(4) as pool:
         asked = [

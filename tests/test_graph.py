@@ -440,7 +440,7 @@ def test_an_empty_gallery_answers_nothing(tmp_path: Path) -> None:
 # Kept with the gallery
 
 
-def test_a_changed_byte_is_found_by_verify_and_a_missing_file_by_opening(gallery: Gallery) -> None:
+def test_a_changed_byte_is_found_by_verify_and_a_missing_file_when_used(gallery: Gallery) -> None:
     gallery.build_graph(SMALL)
     assert verify_gallery(Gallery.open(gallery.path)) == []
     folder = gallery.attached("graph")
@@ -450,10 +450,12 @@ def test_a_changed_byte_is_found_by_verify_and_a_missing_file_by_opening(gallery
     for place in (0, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         (problem,) = verify_gallery(Gallery.open(gallery.path))
-        assert problem == f"{path}: its bytes have changed since it was written (sha256 differs)"
+        changed = f"{path}: its bytes have changed since it was written (sha256 differs)"
+        assert problem == f"{changed}; `reid graph` makes it again"
     path.unlink()
-    with pytest.raises(errors.CorruptGallery, match=r"graph\.h5 is gone"):
-        Gallery.open(gallery.path)
+    opened = Gallery.open(gallery.path)
+    with pytest.raises(errors.CorruptGallery, match=r"graph\.h5 is gone; `reid graph` makes"):
+        opened.search(np.ones(16), rerank=SMALL)
 
 
 # Approximate

@@ -68,6 +68,10 @@ def built(folder: Path, vectors: NDArray[np.float32], kind: str, metric: Metric)
     return folder
 
 
+def opened(folder: Path, vectors: NDArray[np.float32], metric: Metric) -> Index:
+    return open_index(folder, rows=ROWS, dim=DIM, metric=metric, take=vectors.__getitem__)
+
+
 def best(
     vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, metric: Metric
 ) -> NDArray[np.int64]:
@@ -85,7 +89,7 @@ def test_every_kind_finds_the_best_allowed_rows(
     if metric is Metric.COSINE:
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     folder = built(tmp_path / "index", vectors, kind, metric)
-    index = open_index(folder, rows=ROWS, dim=DIM, metric=metric)
+    index = opened(folder, vectors, metric)
     assert (index.kind, index.rows) == (kind, ROWS)
     queries = vectors[::100] + np.float32(0.01)
     allowed = np.random.default_rng(1).random(ROWS) < 0.3
@@ -111,7 +115,7 @@ def test_what_is_not_found_is_marked(
     tmp_path: Path, vectors: NDArray[np.float32], kind: str
 ) -> None:
     folder = built(tmp_path / "index", vectors, kind, Metric.EUCLIDEAN)
-    index = open_index(folder, rows=ROWS, dim=DIM, metric=Metric.EUCLIDEAN)
+    index = opened(folder, vectors, Metric.EUCLIDEAN)
     few = np.zeros(ROWS, np.bool_)
     few[[7, 2999]] = True
     found = index.search(vectors[7:8], 5, effort=2000, allowed=few)
@@ -126,7 +130,7 @@ def test_threads_get_their_own_answers(
     tmp_path: Path, vectors: NDArray[np.float32], kind: str
 ) -> None:
     folder = built(tmp_path / "index", vectors, kind, Metric.EUCLIDEAN)
-    index = open_index(folder, rows=ROWS, dim=DIM, metric=Metric.EUCLIDEAN)
+    index = opened(folder, vectors, Metric.EUCLIDEAN)
     rng = np.random.default_rng(2)
     masks = [rng.random(ROWS) < share for share in rng.uniform(0.1, 0.9, 24)]
 
@@ -217,7 +221,7 @@ def test_cut_files_are_refused(tmp_path: Path, vectors: NDArray[np.float32], kin
         path.unlink()
         path.write_bytes(whole[:size])
         with pytest.raises(CorruptGallery, match=r"index\.faiss: the index cannot.*`reid index`"):
-            open_index(folder, rows=ROWS, dim=DIM, metric=Metric.EUCLIDEAN)
+            opened(folder, vectors, Metric.EUCLIDEAN)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +241,7 @@ def test_a_record_that_does_not_fit_is_refused(
     record = replace(facts("ivf", Metric.EUCLIDEAN), **change)
     (folder / "index.json").write_text(json.dumps(record.to_json()))
     with pytest.raises(CorruptGallery, match=words):
-        open_index(folder, rows=ROWS, dim=DIM, metric=Metric.EUCLIDEAN)
+        opened(folder, vectors, Metric.EUCLIDEAN)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +260,50 @@ def test_the_index_of_another_gallery_is_refused(
     record = replace(facts("hnsw", Metric.EUCLIDEAN), **asked)
     (folder / "index.json").write_text(json.dumps(record.to_json()))
     with pytest.raises(CorruptGallery, match=r"index\.faiss"):
-        open_index(folder, **asked)  # type: ignore[arg-type]
+        open_index(folder, take=vectors.__getitem__, **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("kind", list(CLASSES))
+def test_an_index_of_other_vectors_is_refused(
+    tmp_path: Path, vectors: NDArray[np.float32], kind: str, metric: Metric
+) -> None:
+    """Of the same kind, size, dimensions and metric: also the same rows in another order."""
+    for name, others in (("new", vectors[::-1] + 1), ("moved", np.roll(vectors, 1, axis=0))):
+        folder = built(tmp_path / name, others, kind, metric)
+        assert opened(folder, others, metric).rows == ROWS
+        words = r"index\.faiss: .* does not belong to its shard: row \d+ .*`reid index` makes it"
+        with pytest.raises(CorruptGallery, match=words):
+            opened(folder, vectors, metric)
+
+
+@pytest.mark.parametrize("kind", list(CLASSES))
+def test_the_indexes_of_two_galleries_are_not_to_be_swapped(
+    make_gallery: Callable[..., Gallery], vectors: NDArray[np.float32], kind: str
+) -> None:
+    """The rows of both lie in two shards, in float16, and their lengths are 1."""
+    galleries = []
+    for name, some in (("a", vectors), ("b", vectors + 1)):
+        gallery = make_gallery(name, dim=DIM, dtype="float16")
+        gallery.add(some[:700])
+        gallery.add(some[700:])
+        stored = gallery.vectors(range(ROWS))
+        index = built(gallery.path / "index", stored, kind, Metric.COSINE)
+        gallery.attach("index", lambda into, index=index: moved(index, into), generation=2)
+        galleries.append(gallery)
+    first, second = (gallery.path / "attached/000003-index/index.faiss" for gallery in galleries)
+    assert all(Gallery.open(gallery.path).index is not None for gallery in galleries)
+    size = first.stat().st_size
+    first.unlink()
+    first.write_bytes(second.read_bytes())
+    assert size == second.stat().st_size
+    with pytest.raises(CorruptGallery, match="does not belong to its shard"):
+        Gallery.open(galleries[0].path).nearest(vectors[:1], recall=0.9)
+
+
+def moved(folder: Path, into: Path) -> None:
+    for file in folder.iterdir():
+        file.rename(into / file.name)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "ivf"}', '{"tuned": 3}'])
@@ -266,7 +313,7 @@ def test_a_broken_record_is_refused(
     folder = built(tmp_path / "index", vectors, "ivf", Metric.EUCLIDEAN)
     (folder / "index.json").write_text(text)
     with pytest.raises(CorruptGallery, match=r"index\.json"):
-        open_index(folder, rows=ROWS, dim=DIM, metric=Metric.EUCLIDEAN)
+        opened(folder, vectors, Metric.EUCLIDEAN)
 
 
 def test_an_index_stays_of_use_for_the_first_rows(
@@ -284,11 +331,11 @@ def test_an_index_stays_of_use_for_the_first_rows(
 
     gallery.attach("index", write, generation=2, about={"recall": 0.9})
     gallery.add(vectors[:10])
-    opened = Gallery.open(gallery.path)
-    assert len(opened) == ROWS + 10
-    assert opened.index is not None
-    assert opened.index.rows == ROWS
-    assert opened.manifest.attached[0].about == {"recall": 0.9}
+    again = Gallery.open(gallery.path)
+    assert len(again) == ROWS + 10
+    assert again.index is not None
+    assert again.index.rows == ROWS
+    assert again.manifest.attached[0].about == {"recall": 0.9}
     # One that says to be of the first shard only, but has the rows of both.
     gallery.attach("index", write, generation=1)
     with pytest.raises(CorruptGallery, match="not of 1,000"):

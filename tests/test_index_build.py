@@ -1,14 +1,16 @@
 """Building: which kind is chosen, what is built of it, and whether tuning keeps its word."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from reid_index import Gallery, verify_gallery
+from reid_index import Gallery, index_tuning, verify_gallery
 from reid_index.errors import UsageError
+from reid_index.exact import Block
 from reid_index.index import Index
 from reid_index.index_build import (
     BuiltIndex,
@@ -181,6 +183,74 @@ def test_a_gallery_keeps_what_was_built(
     truth = np.argsort(-(stored[::50] @ stored.T), axis=1)[:, :10]
     shared = [len(np.intersect1d(*pair)) for pair in zip(found, truth, strict=True)]
     assert np.mean(shared) / 10 >= 0.88
+
+
+def test_costs_are_told_in_rows_of_the_exact_scan(
+    vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that nothing moves but: a row of an exact scan, 2 ticks; 32 queries' products,
+    16; a candidate's score, 3; a query's search, 1,000 and as many as its effort."""
+    clock = Clock()
+    monkeypatch.setattr(index_tuning, "time", clock)
+
+    def candidates(blocks: list[Block], queries: NDArray[np.float32], *_: int, **how: bool) -> None:
+        assert blocks[0].vectors.dtype == np.float32
+        assert len(queries) == (1 if how["scan"] else 32)
+        clock.now += len(blocks[0].vectors) * (2 if how["scan"] else 16)
+
+    def score_pairs(_: object, rows: NDArray[np.float32], **__: object) -> None:
+        clock.now += 3 * len(rows)
+
+    search = index_tuning.search_faiss
+
+    def search_faiss(opened: object, queries: NDArray[np.float32], *more: int, **how: Any) -> Any:
+        clock.now += len(queries) * (1000 + how["effort"])
+        return search(opened, queries, *more, **how)
+
+    for patch in (candidates, score_pairs, search_faiss):
+        monkeypatch.setattr(index_tuning, patch.__name__, patch)
+    halves = [vectors.astype(np.float16)]
+    facts = build_index(halves, "ivf-sq8", metric=Metric.EUCLIDEAN).facts
+    assert facts.batch_scan == 16 / 32 / 2
+    assert {10, 20} <= {entry.k for entry in facts.tuned}
+    for entry in facts.tuned:
+        effort = entry.effort
+        searches = 1000 + effort.value + 1000 + effort.probe
+        assert effort.rows_single == (searches + 3 * 2 * entry.k) / 2
+        assert effort.rows_batch == effort.rows_single
+
+
+class Clock:
+    """A clock that stands still; it has what `time` has of it."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("kind", ["flat", "auto"])
+def test_flat_removes_a_former_index(
+    make_gallery: Callable[..., Gallery], vectors: NDArray[np.float32], kind: str
+) -> None:
+    gallery = make_gallery(dim=DIM)
+    gallery.add(vectors[:1500])
+    for made in ("index", "graph"):
+        gallery.attach(made, lambda folder: (folder / "made.json").touch(), generation=1)
+    reader, folder = Gallery.open(gallery.path), gallery.attached("index")
+    assert folder is not None
+    assert gallery.build_index(kind) is None
+    for seen in (gallery, Gallery.open(gallery.path)):
+        assert [entry.kind for entry in seen.manifest.attached] == ["graph"]
+        assert (seen.manifest.generation, seen.index) == (4, None)
+    assert reader.attached("index") == folder
+    assert folder.is_dir()  # until the next commit
+    assert verify_gallery(gallery) == []
+    gallery.add(vectors[:1])
+    assert not folder.exists()
+    assert gallery.attached("graph") is not None
+    assert gallery.build_index(kind) is None
+    assert gallery.manifest.generation == 5  # nothing to remove, nothing committed
 
 
 def test_flat_and_small_build_nothing(

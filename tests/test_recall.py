@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid_index import Gallery
+from reid_index import Gallery, Reranking
 from reid_index.allowed import Allowed
+from reid_index.errors import UsageError
 from reid_index.exact import Block
 from reid_index.index import Effort, Index
 from reid_index.knn import Neighbours, Rows, nearest
@@ -219,3 +220,8 @@ def test_a_gallery_that_grew_searches_old_rows_by_index_and_new_ones_beside_it(
     newest = gallery.vectors(range(1500, 1540))
     for at, result in enumerate(gallery.search_many(newest, k=3, recall=0.9)):
         assert result.matches[0].item == 1500 + at
+
+
+def test_re_ranking_takes_no_recall(people: Peopled) -> None:
+    with pytest.raises(UsageError, match="leave recall and device out"):
+        people.gallery.search(people.queries[0], rerank=Reranking(), recall=0.9)
