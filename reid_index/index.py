@@ -165,15 +165,16 @@ class Index:
         """The cheapest effort that tuning found good enough, or None where it found none.
 
         share: of this index's rows that are allowed, in (0, 1]. The figures are those of the next
-        smaller share that was tuned, which is harder, and of at least that recall and k.
+        smaller share that was tuned, which is harder, and of at least that recall and k; there is
+        none where tuning found none for that share.
         """
-        fitting = [
-            entry
+        shares = (entry.share for entry in self.facts.tuned if entry.share <= share)
+        nearest = max(shares, default=0.0)
+        efforts = [
+            self._asked(entry, share, k)
             for entry in self.facts.tuned
-            if entry.share <= share and entry.wanted >= recall and entry.k >= k
+            if entry.share == nearest and entry.wanted >= recall and entry.k >= k
         ]
-        nearest = max((entry.share for entry in fitting), default=0.0)
-        efforts = [self._asked(entry, share, k) for entry in fitting if entry.share == nearest]
         return min(efforts, key=lambda effort: effort.rows_single, default=None)
 
     def _asked(self, entry: Tuned, share: float, k: int) -> Effort:

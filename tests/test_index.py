@@ -182,9 +182,9 @@ def test_an_effort_is_that_of_the_next_harder_request() -> None:
     assert value(1.0, 0.9, 11) == 16
     assert value(0.999, 0.9, 10) == 32
     assert value(0.5, 0.9, 10) == 32
-    # The nearest share has nothing for it; what holds at a smaller one holds here.
-    assert value(0.5, 0.95, 10) == 64
-    assert value(1.0, 0.96, 10) == 64
+    # Tuning found nothing good enough at the next smaller share.
+    assert value(0.5, 0.95, 10) is None
+    assert value(1.0, 0.96, 10) is None
     assert value(0.1, 0.99, 10) == 64
     assert value(0.09, 0.9, 10) is None
     assert value(1.0, 0.991, 10) is None

@@ -13,6 +13,7 @@ from reid_index.allowed import Allowed
 from reid_index.errors import UsageError
 from reid_index.exact import Block
 from reid_index.index import Effort, Index
+from reid_index.index_build import build_index
 from reid_index.knn import Neighbours, Rows, nearest
 from reid_index.metric import Metric
 from reid_index.oracle import nearest_by_numpy
@@ -225,3 +226,27 @@ def test_a_gallery_that_grew_searches_old_rows_by_index_and_new_ones_beside_it(
 def test_re_ranking_takes_no_recall(people: Peopled) -> None:
     with pytest.raises(UsageError, match="leave recall and device out"):
         people.gallery.search(people.queries[0], rerank=Reranking(), recall=0.9)
+
+
+def test_short_vectors_are_found_by_inner_product_too() -> None:
+    """Where a filter lets in the shortest vectors only, a graph by inner product walks among the
+    longest: it is tuned for that, or else not used."""
+    rng = np.random.default_rng(3)
+    lengths = np.exp(0.5 * rng.standard_normal(4000))
+    vectors = (rng.normal(size=(4000, 24)) * lengths[:, None]).astype(np.float32)
+    queries = rng.normal(size=(40, 24)).astype(np.float32)
+    built = build_index([vectors], "hnsw-sq8", metric=Metric.INNER_PRODUCT, recall=0.9)
+    index = Index(built.facts, built.opened)
+    rows = Rows(
+        blocks=[Block(vectors, float(np.linalg.norm(vectors, axis=1).max()) * 1.001)],
+        items=np.arange(4000),
+        metric=Metric.INNER_PRODUCT,
+    )
+    mask = lengths < np.quantile(lengths, 0.35)
+    allowed = Allowed(4000, mask)
+    assert index.effort(share=0.35, recall=0.9, k=K) is not None
+    found = nearest(rows, queries, K, allowed=allowed, recall=0.9, index=index, only="index")
+    wanted = nearest_by_numpy(
+        vectors, rows.items, queries, K, metric=Metric.INNER_PRODUCT, allowed=mask
+    )
+    assert recall(found, [best for best, _ in wanted]) >= 0.9
