@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .extractor_options import make_preprocess, preprocess_options
+from .index import KINDS
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ _SKIPS_TOLD = 20
     "--workers", type=click.IntRange(1), default=None, help="Decoding threads [default: one a core]"
 )
 @click.option("--graph", is_flag=True, help="Make the neighbour graph that re-ranking uses, too.")
+@click.option(
+    "--index", type=click.Choice(KINDS), help="Make an approximate index, too: see reid index."
+)
 @click.option("--strict", is_flag=True, help="Fail at the first picture that cannot be read.")
 def command(
     sources: tuple[Path, ...],
@@ -79,6 +83,7 @@ def command(
     batch_size: int,
     workers: int | None,
     graph: bool,
+    index: str | None,
     strict: bool,
     **preprocess: Any,
 ) -> None:
@@ -142,6 +147,21 @@ def command(
     click.echo(f"{out}: {rows:,} items", err=True)
     if graph:
         _add_graph(out)
+    if index is not None:
+        _add_index(out, index)
+
+
+def _add_index(out: Path, kind: str) -> None:
+    from reid_index import Gallery
+    from reid_index.index_build import LEAST_ROWS
+
+    from .index import build_index
+
+    gallery = Gallery.open(out)
+    if len(gallery) < LEAST_ROWS and kind not in ("auto", "flat"):
+        click.echo(f"{out}: no index: fewer than {LEAST_ROWS:,} items need none", err=True)
+    else:
+        build_index(gallery, kind, recall=0.95, memory=None)
 
 
 def _add_graph(out: Path) -> None:

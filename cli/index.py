@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from reid_index import Gallery
     from reid_index.index import Index
 
-_KINDS = ("auto", "flat", "ivf", "ivf-sq8", "ivf-pq", "hnsw", "hnsw-sq8")
+KINDS = ("auto", "flat", "ivf", "ivf-sq8", "ivf-pq", "hnsw", "hnsw-sq8")
 
 
 @click.command(name="index", short_help="Make an approximate index of GALLERY.")
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.option(
     "--kind",
-    type=click.Choice(_KINDS),
+    type=click.Choice(KINDS),
     default="auto",
     show_default=True,
     help="auto: by items, memory and recall; flat: none, every allowed item is compared.",
@@ -43,19 +43,19 @@ def command(gallery: Path, kind: str, recall: float, memory_budget: int | None) 
     """
     from reid_index import Gallery
 
+    memory = None if memory_budget is None else memory_budget * 2**20
+    build_index(Gallery.open(gallery), kind, recall=recall, memory=memory)
+
+
+def build_index(gallery: "Gallery", kind: str, *, recall: float, memory: int | None) -> None:
+    """Make the index and say on standard error what was made. memory: bytes, or None."""
     from .progress import progress_bar
 
-    opened = Gallery.open(gallery)
-    former = opened.attached("index")
-    with progress_bar(2 * len(opened), unit=" rows") as bar:  # to add, and to tune
-        index = opened.build_index(
-            kind,
-            recall=recall,
-            memory=None if memory_budget is None else memory_budget * 2**20,
-            progress=bar.update,
-        )
+    former = gallery.attached("index")
+    with progress_bar(2 * len(gallery), unit=" rows") as bar:  # to add, and to tune
+        index = gallery.build_index(kind, recall=recall, memory=memory, progress=bar.update)
         bar.clear()
-    line = _built(opened, index, kind=kind, recall=recall)
+    line = _built(gallery, index, kind=kind, recall=recall)
     if index is None and former is not None:
         line += "; the former one was removed"
     click.echo(line, err=True)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from threadpoolctl import threadpool_limits
 
-from cli.index import _KINDS
+from cli.index import KINDS as CHOICES
 from cli.main import main
 from reid_index import Gallery
 from reid_index.index_build import KINDS
@@ -168,4 +168,25 @@ def test_wrong_requests(gallery: Gallery) -> None:
 
 
 def test_the_kinds_are_those_of_the_core() -> None:
-    assert _KINDS == KINDS
+    assert CHOICES == KINDS
+
+
+def test_build_makes_an_index_too(tmp_path: Path, rng: np.random.Generator) -> None:
+    np.save(tmp_path / "few.npy", rng.normal(size=(50, DIM)))
+    np.save(tmp_path / "many.npy", rng.normal(size=(1200, DIM)))
+
+    def build(name: str, kind: str) -> str:
+        arguments = ["build", tmp_path / f"{name}.npy", "--out", tmp_path / f"{name}-{kind}"]
+        result = CliRunner().invoke(
+            main, [*map(str, arguments), "--extractor", "external:x", "--index", kind]
+        )
+        assert result.exit_code == 0, result.stderr
+        return result.stderr
+
+    assert "no index: fewer than 1,000 items need none" in build("few", "ivf")
+    assert "comparing every allowed one being the better choice" in build("few", "auto")
+    assert "ivf-sq8 index of 1,200 items, built in" in build("many", "ivf-sq8")
+    index = Gallery.open(tmp_path / "many-ivf-sq8").index
+    assert index is not None
+    assert (index.kind, index.rows) == ("ivf-sq8", 1200)
+    assert Gallery.open(tmp_path / "few-ivf").index is None
