@@ -120,8 +120,8 @@ def candidates(
     if scan:
         parts = over_ranges(some, count, piece=piece)
     else:
-        with single_threaded_blas():
-            parts = over_ranges(some, count, piece=piece)
+        with single_threaded_blas() as ours:
+            parts = over_ranges(some, count, piece=piece if ours else count)
     largest = max(block.max_norm for block in blocks)
     return Candidates(*_merged(parts, width), key_bound(queries, largest=largest, metric=metric))
 

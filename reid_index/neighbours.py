@@ -106,7 +106,7 @@ def _look_at_tiles(
             with locks[left]:
                 _look_along_columns(tile, blocks, top, left, len(b), near, far)
 
-    with single_threaded_blas(), ThreadPoolExecutor(cores()) as pool:
+    with single_threaded_blas() as ours, ThreadPoolExecutor(cores() if ours else 1) as pool:
         list(pool.map(lambda tile: look(*tile), tiles))
 
 

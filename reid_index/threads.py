@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -25,25 +25,65 @@ def cores() -> int:
 
 _blas = Lock()
 _blas_users = 0
-_blas_limits: Any = None
+_blas_limit: "_Limit | None" = None
+_blas_turn = Lock()
+
+
+class _Limit(Thread):
+    """Keeps matrix products to one thread each for as long as it lives.
+
+    threadpoolctl heeds only the thread that limited first, while that one lives. So this is a
+    thread of its own, which ends with the limit: neither our callers nor others are locked out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="reid-index-blas", daemon=True)
+        self._is_set, self._over = Event(), Event()
+        self.works = False
+        self.start()
+        self._is_set.wait()
+
+    def run(self) -> None:
+        """Limit, until told that it is over."""
+        libraries = _blas_libraries()
+        with libraries.limit(limits=1):
+            self.works = all(one.num_threads == 1 for one in libraries.lib_controllers)
+            self._is_set.set()
+            self._over.wait()
+
+    def end(self) -> None:
+        """As before."""
+        self._over.set()
+        self.join()
 
 
 @contextmanager
-def single_threaded_blas() -> Iterator[None]:
+def single_threaded_blas() -> Iterator[bool]:
     """Matrix products of this process take one thread each meanwhile, so that several threads can
-    make their own. As before when the last of those who are in here leaves."""
-    global _blas_users, _blas_limits
+    make their own; as before when the last of those who are in here leaves.
+
+    Gives whether that is so. It is not where others in this process limit the threads of BLAS, too:
+    then whoever is in here is alone in here, and should leave the threads to BLAS. Products of
+    several threads on all cores each take a hundred times as long.
+    """
+    global _blas_users, _blas_limit
     with _blas:
-        if _blas_users == 0:
-            _blas_limits = _blas_libraries().limit(limits=1)
+        if _blas_limit is None:
+            _blas_limit = _Limit()
+        limit = _blas_limit
         _blas_users += 1
     try:
-        yield
+        if limit.works:
+            yield True
+        else:
+            with _blas_turn:
+                yield False
     finally:
         with _blas:
             _blas_users -= 1
             if _blas_users == 0:
-                _blas_limits.restore_original_limits()
+                _blas_limit.end()
+                _blas_limit = None
 
 
 @cache
@@ -63,8 +103,15 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="reid-index")
 
 
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+def _after_fork() -> None:
+    """A child has none of its parent's threads."""
+    global _blas, _blas_turn, _blas_users, _blas_limit
+    _threads.cache_clear()
+    _blas, _blas_turn, _blas_users, _blas_limit = Lock(), Lock(), 0, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def over_ranges(

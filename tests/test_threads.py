@@ -1,10 +1,13 @@
 """Ranges on several threads: all covered once, errors told, no deadlock, and alive after a fork."""
 
 import multiprocessing
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from reid_index import threads
 from reid_index.threads import over_ranges, single_threaded_blas
@@ -100,17 +103,49 @@ def test_after_an_error_of_the_caller_nothing_more_is_begun() -> None:
     assert len(begun) < 1500
 
 
-def test_products_take_one_thread_until_the_last_user_has_left() -> None:
-    def taken() -> set[int]:
-        return {library["num_threads"] for library in threads._blas_libraries().info()}
+def taken() -> set[int]:
+    return {library["num_threads"] for library in threads._blas_libraries().info()}
 
-    with threads._blas_libraries().limit(limits=2):
-        before = taken()
-        with single_threaded_blas():
-            with single_threaded_blas():
-                assert taken() == {1}
+
+def test_products_take_one_thread_until_the_last_user_has_left() -> None:
+    before = taken()
+    with single_threaded_blas() as ours:
+        assert ours
+        with single_threaded_blas() as ours:
+            assert ours
             assert taken() == {1}
-        assert taken() == before
+        assert taken() == {1}
+    assert taken() == before
+
+
+def test_whoever_came_first_every_thread_can_have_products_of_one_thread() -> None:
+    """threadpoolctl heeds the first thread that limits, for as long as that one lives."""
+
+    def ask() -> tuple[bool, set[int]]:
+        with single_threaded_blas() as ours:
+            return ours, taken()
+
+    assert ask() == (True, {1})
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(ask).result() == (True, {1})
+        assert ask() == (True, {1})
+        assert pool.submit(ask).result() == (True, {1})
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core: one thread is all there is")
+def test_where_others_limit_the_threads_of_products_one_at_a_time_is_in_here() -> None:
+    inside: list[int] = []
+
+    def ask() -> bool:
+        with single_threaded_blas() as ours:
+            inside.append(1)
+            alone = len(inside) == 1
+            time.sleep(0.01)
+            inside.pop()
+            return alone and not ours
+
+    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: ask(), range(8)))
 
 
 def meet(start: int, stop: int) -> int:
