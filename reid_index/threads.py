@@ -88,12 +88,14 @@ def single_threaded_blas() -> Iterator[bool]:
 
 @cache
 def _blas_libraries() -> Any:
-    """The loaded BLAS libraries, NumPy's among them. Looking for them takes longer than many a
-    search, so it is done once."""
+    """NumPy's BLAS library, or all that are loaded where it cannot be told. Looking for them takes
+    longer than many a search, so it is done once."""
     import numpy  # noqa: F401  # loads its BLAS
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    loaded = ThreadpoolController().select(user_api="blas")
+    paths = [one["filepath"] for one in loaded.info() if "numpy" in one["filepath"]]
+    return loaded.select(filepath=paths) if paths else loaded
 
 
 @cache

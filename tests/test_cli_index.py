@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from threadpoolctl import threadpool_limits
 
 from cli.index import KINDS as CHOICES
 from cli.main import main
 from reid_index import Gallery
+from reid_index.index import import_faiss
 from reid_index.index_build import KINDS
 
 DIM = 16
@@ -21,9 +21,12 @@ DIM = 16
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Faiss and BLAS start threads for loops of microseconds, which takes far longer."""
-    with threadpool_limits(1):
-        yield
+    """Faiss starts threads for loops of microseconds, which takes far longer."""
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture

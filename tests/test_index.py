@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from reid_index import Gallery
 from reid_index.errors import CorruptGallery
@@ -19,6 +18,7 @@ from reid_index.index import (
     Index,
     IndexFacts,
     Tuned,
+    import_faiss,
     new_index,
     open_index,
     write_index,
@@ -31,9 +31,12 @@ PARAMETERS = {"cells": 32, "codes": 8, "links": 16, "queue": 40}
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Faiss and BLAS start threads for loops of microseconds, which takes far longer."""
-    with threadpool_limits(1):
-        yield
+    """Faiss starts threads for loops of microseconds, which takes far longer."""
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

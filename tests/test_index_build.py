@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from reid_index import Gallery, index_tuning, verify_gallery
 from reid_index.errors import UsageError
 from reid_index.exact import Block
-from reid_index.index import Index
+from reid_index.index import Index, import_faiss
 from reid_index.index_build import (
     BuiltIndex,
     build_index,
@@ -27,9 +26,12 @@ GB = 2**30
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Faiss and BLAS start threads for loops of microseconds, which takes far longer."""
-    with threadpool_limits(1):
-        yield
+    """Faiss starts threads for loops of microseconds, which takes far longer."""
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

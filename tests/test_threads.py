@@ -144,8 +144,22 @@ def test_where_others_limit_the_threads_of_products_one_at_a_time_is_in_here() -
             inside.pop()
             return alone and not ours
 
-    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(4) as pool:
+    over, begun = threading.Event(), threading.Event()
+
+    def others() -> None:
+        with threadpool_limits(2, user_api="blas"):
+            begun.set()
+            over.wait(timeout=60)
+
+    other = threading.Thread(target=others)
+    other.start()
+    begun.wait(timeout=60)
+    with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda _: ask(), range(8)))
+    over.set()
+    other.join()
+    with single_threaded_blas() as ours:
+        assert ours
 
 
 def meet(start: int, stop: int) -> int:
