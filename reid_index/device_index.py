@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DeviceFailed, DeviceTooSmall, UsageError
-from .index import import_faiss
+from .index import faiss_metric, import_faiss
 from .metric import Metric
 
 KINDS = ("flat", "ivf", "ivf-sq8", "cagra")
@@ -145,15 +145,9 @@ def _cagra(vectors: NDArray[np.float32], *, metric: Metric, gpu: int) -> tuple[A
     faiss = import_faiss()
     resources, config = faiss.StandardGpuResources(), faiss.GpuIndexCagraConfig()
     config.device = gpu
-    held = faiss.GpuIndexCagra(resources, vectors.shape[1], _faiss_metric(metric), config)
+    held = faiss.GpuIndexCagra(resources, vectors.shape[1], faiss_metric(metric), config)
     held.train(np.ascontiguousarray(vectors, np.float32))
     return resources, held
-
-
-def _faiss_metric(metric: Metric) -> int:
-    faiss = import_faiss()
-    euclidean = metric is Metric.EUCLIDEAN
-    return int(faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT)
 
 
 def _search(

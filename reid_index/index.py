@@ -281,7 +281,7 @@ def open_index(
         path = folder / "index.faiss"
         opened = _map(path, facts.kind)
         found = (opened.ntotal, opened.d, opened.metric_type)
-        expected = (rows, dim, _faiss_metric(metric))
+        expected = (rows, dim, faiss_metric(metric))
         if found != expected or (facts.rows, facts.dim, facts.metric) != (rows, dim, metric):
             raise ValueError(
                 f"it is one of {facts.rows:,} rows of {facts.dim} dimensions by {facts.metric}, "
@@ -377,7 +377,8 @@ def _held_by_cells(opened: Any) -> _Held:
     return np.array(rows, np.int64), np.array(held, np.float32), encode
 
 
-def _faiss_metric(metric: Metric) -> int:
+def faiss_metric(metric: Metric) -> int:
+    """Faiss's number for it: squared distances or inner products."""
     faiss = import_faiss()
     euclidean = metric is Metric.EUCLIDEAN
     return int(faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT)
@@ -391,7 +392,7 @@ def new_index(kind: str, *, dim: int, metric: Metric, parameters: Mapping[str, i
     by spherical k-means.
     """
     faiss = import_faiss()
-    kind_of_score = _faiss_metric(metric)
+    kind_of_score = faiss_metric(metric)
     eight_bits = faiss.ScalarQuantizer.QT_8bit
     if kind.startswith("hnsw"):
         links = parameters["links"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from threading import Event, Lock, Thread
+from threading import Event, Lock, RLock, Thread
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ def cores() -> int:
 _blas = Lock()
 _blas_users = 0
 _blas_limit: "_Limit | None" = None
-_blas_turn = Lock()
+_blas_turn = RLock()
 
 
 class _Limit(Thread):
@@ -40,16 +40,19 @@ class _Limit(Thread):
         super().__init__(name="reid-index-blas", daemon=True)
         self._is_set, self._over = Event(), Event()
         self.works = False
+        self._libraries = _blas_libraries()  # what may go wrong does so in the caller's thread
         self.start()
         self._is_set.wait()
 
     def run(self) -> None:
         """Limit, until told that it is over."""
-        libraries = _blas_libraries()
-        with libraries.limit(limits=1):
-            self.works = all(one.num_threads == 1 for one in libraries.lib_controllers)
-            self._is_set.set()
-            self._over.wait()
+        try:
+            with self._libraries.limit(limits=1):
+                self.works = all(one.num_threads == 1 for one in self._libraries.lib_controllers)
+                self._is_set.set()
+                self._over.wait()
+        finally:
+            self._is_set.set()  # nobody waits for a thread that is gone
 
     def end(self) -> None:
         """As before."""
@@ -109,7 +112,7 @@ def _after_fork() -> None:
     """A child has none of its parent's threads."""
     global _blas, _blas_turn, _blas_users, _blas_limit
     _threads.cache_clear()
-    _blas, _blas_turn, _blas_users, _blas_limit = Lock(), Lock(), 0, None
+    _blas, _blas_turn, _blas_users, _blas_limit = Lock(), RLock(), 0, None
 
 
 if hasattr(os, "register_at_fork"):

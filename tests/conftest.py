@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from reid_index import Fingerprint, Gallery
+from reid_index.index import import_faiss
 
 pytest_plugins = ["evaluation_world"]
 
@@ -59,6 +60,16 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Faiss starts threads for loops of microseconds, which takes far longer."""
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture

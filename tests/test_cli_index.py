@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,12 @@ from click.testing import CliRunner
 from cli.index import KINDS as CHOICES
 from cli.main import main
 from reid_index import Gallery
-from reid_index.index import import_faiss
 from reid_index.index_build import KINDS
 
 DIM = 16
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Faiss starts threads for loops of microseconds, which takes far longer."""
-    faiss = import_faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 
 from reid_index import exact, knn, threads
 from reid_index.allowed import Allowed
-from reid_index.exact import Block
-from reid_index.knn import Rows, nearest
+from reid_index.exact import Block, key_bound
+from reid_index.knn import Rows, _is_settled, nearest
 from reid_index.metric import Metric
 from reid_index.oracle import nearest_by_numpy
 
@@ -70,3 +70,20 @@ def test_candidates_of_many_queries_are_held_in_parts(
     assert [one.rows.tolist() for one in parts] == [one.rows.tolist() for one in alone]
     assert max(asked) <= 100
     assert len(asked) >= 7
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_what_rounding_could_hide_is_looked_for(metric: Metric) -> None:
+    """A candidate list is final only when its last key is further from the k-th than single
+    precision can be wrong: D·2⁻²⁴·‖x‖·‖y‖ for a product, and ‖x‖²/2 more in a Euclidean gallery."""
+    query = np.zeros(1000, np.float32)
+    query[0] = 3
+    bound = key_bound(query[None], largest=5.0, metric=metric)[0]
+    if metric is Metric.EUCLIDEAN:
+        error, kth, key = 1000 * 2.0**-24 * (3 * 5 + 5**2 / 2), np.float32(2), (9 - 4) / 2
+    else:
+        error, kth, key = 1000 * 2.0**-24 * 3 * 5, np.float32(2), 2
+    assert error < bound < 1.02 * error
+    reaches = np.array([key - 0.99 * error, key - 1.05 * error]) + bound
+    settled = _is_settled(np.repeat(kth, 2), reaches, np.array([3.0, 3.0]), metric)
+    assert settled.tolist() == [False, True]

@@ -1,7 +1,7 @@
 """Opened indexes: what they return, which efforts they name, and which files are refused."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from reid_index.index import (
     Index,
     IndexFacts,
     Tuned,
-    import_faiss,
     new_index,
     open_index,
     write_index,
@@ -29,14 +28,7 @@ ROWS, DIM = 3000, 32
 PARAMETERS = {"cells": 32, "codes": 8, "links": 16, "queue": 40}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Faiss starts threads for loops of microseconds, which takes far longer."""
-    faiss = import_faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

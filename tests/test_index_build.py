@@ -1,6 +1,6 @@
 """Building: which kind is chosen, what is built of it, and whether tuning keeps its word."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reid_index import Gallery, index_tuning, verify_gallery
 from reid_index.errors import UsageError
 from reid_index.exact import Block
-from reid_index.index import Index, import_faiss
+from reid_index.index import Index
 from reid_index.index_build import (
     BuiltIndex,
     build_index,
@@ -24,14 +24,7 @@ ROWS, DIM = 5000, 32
 GB = 2**30
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Faiss starts threads for loops of microseconds, which takes far longer."""
-    faiss = import_faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

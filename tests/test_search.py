@@ -21,8 +21,8 @@ from reid_index.errors import (
     UsageError,
     WhereError,
 )
-from reid_index.exact import Block, key_bound
-from reid_index.knn import Rows, _is_settled, nearest
+from reid_index.exact import Block
+from reid_index.knn import Rows, nearest
 from reid_index.oracle import nearest_by_numpy, score
 
 MakeGallery = Callable[..., Gallery]
@@ -504,20 +504,3 @@ def test_queries_that_are_refused(
 
 def test_an_equal_fingerprint_is_accepted(cameras: Gallery) -> None:
     assert found(cameras, [1, 0], k=1, fingerprint=FINGERPRINT) == [0]
-
-
-@pytest.mark.parametrize("metric", list(Metric))
-def test_what_rounding_could_hide_is_looked_for(metric: Metric) -> None:
-    """A candidate list is final only when its last key is further from the k-th than single
-    precision can be wrong: D·2⁻²⁴·‖x‖·‖y‖ for a product, and ‖x‖²/2 more in a Euclidean gallery."""
-    query = np.zeros(1000, np.float32)
-    query[0] = 3
-    bound = key_bound(query[None], largest=5.0, metric=metric)[0]
-    if metric is Metric.EUCLIDEAN:
-        error, kth, key = 1000 * 2.0**-24 * (3 * 5 + 5**2 / 2), np.float32(2), (9 - 4) / 2
-    else:
-        error, kth, key = 1000 * 2.0**-24 * 3 * 5, np.float32(2), 2
-    assert error < bound < 1.02 * error
-    reaches = np.array([key - 0.99 * error, key - 1.05 * error]) + bound
-    settled = _is_settled(np.repeat(kth, 2), reaches, np.array([3.0, 3.0]), metric)
-    assert settled.tolist() == [False, True]

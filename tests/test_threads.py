@@ -30,7 +30,8 @@ def test_every_range_is_answered_in_its_place() -> None:
 
 def test_several_run_at_once() -> None:
     meet = threading.Barrier(2, timeout=20)
-    over_ranges(lambda start, stop: meet.wait(), 2, piece=1)
+    places = over_ranges(lambda start, stop: meet.wait(), 2, piece=1)
+    assert sorted(places) == [0, 1]
 
 
 def test_an_error_is_the_callers() -> None:
@@ -137,7 +138,7 @@ def test_where_others_limit_the_threads_of_products_one_at_a_time_is_in_here() -
     inside: list[int] = []
 
     def ask() -> bool:
-        with single_threaded_blas() as ours:
+        with single_threaded_blas() as ours, single_threaded_blas():
             inside.append(1)
             alone = len(inside) == 1
             time.sleep(0.01)
