@@ -18,9 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid_index.errors import BadSource, UnreadableImage
+from reid_index.reading import read_bytes
 
 from .extractor import Crop
 from .images import SUFFIXES
+
+_LARGEST_FILE = 2**30
+"""Bytes: twice the largest list of the COCO data set, and some ten times as much in memory."""
 
 _MOT_PEDESTRIAN = 1
 _LARGEST_INTEGER = 2**31 - 1
@@ -126,9 +130,11 @@ def _clip(value: float, limit: int) -> float:
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, most=_LARGEST_FILE)
     except OSError as error:
         raise BadSource(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise BadSource(f"{path}: cannot be read ({error}); give a file with boxes") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ Knows nothing of any network in particular.
 """
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from reid_index.errors import BadWeights
+from reid_index.reading import room_for
 
 LISTED = 3
 """How many tensors of each kind of mistake a message names."""
@@ -48,6 +50,12 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 def _read(path: Path) -> Any:
     try:
+        # PyTorch writes zip archives uncompressed; what it would unpack has to fit into memory.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > room_for(path.stat().st_size):
+                raise ValueError("it claims more bytes than its size can mean")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadWeights(

@@ -20,6 +20,7 @@ from reid_index.errors import BadSource
 from reid_index.vectors import HDF5_ERRORS
 
 from .market import read_market
+from .matlab import read_mat
 from .records import (
     Listing,
     Part,
@@ -28,7 +29,6 @@ from .records import (
     first_of,
     need,
     picture_names,
-    read_mat,
     shuffled,
 )
 
@@ -154,7 +154,10 @@ def _published(folder: Path, split: int) -> set[str] | None:
         return None
     try:
         with h5py.File(path, "r") as file:
-            pairs, persons = file[file["testsets"][0, split]][:].astype(int)
+            table = file[file["testsets"][0, split]]
+            if table.size > 2 * _TEST_PERSONS:
+                raise ValueError(f"a table of {table.shape}, for {_TEST_PERSONS} persons")
+            pairs, persons = table[:].astype(int)
     except (*HDF5_ERRORS, IndexError) as error:
         raise BadSource(f"{path}: its testsets cannot be read: {error}") from None
     return {f"{pair}_{person:03d}" for pair, person in zip(pairs, persons, strict=True)}

@@ -7,12 +7,15 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reid_index.errors import BadSource
+from reid_index.reading import PARQUET_ERRORS, ParquetTable, room_for
 
 SUFFIXES = frozenset({".npy", ".h5", ".hdf5", ".parquet"})
+
+_NUMPY_AND_HDF5 = (RuntimeError, LookupError, TypeError, ArithmeticError, TokenError)
+"""What NumPy and h5py raise for damaged files, beside OSError and ValueError."""
 
 _VECTOR_COLUMNS = ("global", "vector", "embedding")
 _IS_LIST = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -27,16 +30,14 @@ def read_vectors(path: Path) -> tuple[NDArray[np.floating], pa.Table | None]:
     """
     try:
         if path.suffix.lower() == ".npy":
-            # np.load would also take a zip archive or a pickle.
-            with path.open("rb") as file:
-                return _floats(np.lib.format.read_array(file, allow_pickle=False), path), None
+            return _floats(_map_npy(path), path), None
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path)
         return _floats(_read_hdf5(path), path), None
-    except (OSError, ValueError, KeyError, TokenError, pa.ArrowInvalid) as error:
-        if isinstance(error, BadSource):
-            raise
-        raise BadSource(f"{path}: cannot be read as vectors: {error}") from None
+    except BadSource:
+        raise
+    except (*PARQUET_ERRORS, *_NUMPY_AND_HDF5) as error:
+        raise BadSource(f"{path}: cannot be read as vectors: {_line(error)}") from None
 
 
 def holds_vectors(path: Path) -> bool:
@@ -44,9 +45,24 @@ def holds_vectors(path: Path) -> bool:
     if path.suffix.lower() != ".parquet":
         return path.suffix.lower() in SUFFIXES
     try:
-        return _vector_column(pq.read_schema(path)) is not None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise BadSource(f"{path}: not a readable Parquet file: {error}") from None
+        return _vector_column(ParquetTable(path).schema) is not None
+    except PARQUET_ERRORS as error:
+        raise BadSource(f"{path}: not a readable Parquet file: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _map_npy(path: Path) -> NDArray[np.generic]:
+    """The array of a `.npy` file, mapped: one that claims more than the file has cannot be. What
+    np.load would take as well, zip archives and pickles, is refused."""
+    if path.exists() and not path.is_file():
+        raise BadSource(f"{path}: it is not a file")
+    # A shape beyond all memory: NumPy warns of it, and then fails.
+    with np.errstate(over="ignore"):
+        array: NDArray[np.generic] = np.lib.format.open_memmap(path, mode="r")
+    return array
 
 
 def _floats(array: NDArray[np.generic], path: Path) -> NDArray[np.floating]:
@@ -63,14 +79,20 @@ def _floats(array: NDArray[np.generic], path: Path) -> NDArray[np.floating]:
 
 def _read_hdf5(path: Path) -> NDArray[np.generic]:
     with h5py.File(path, "r") as file:
-        flat = [name for name in file if isinstance(file[name], h5py.Dataset)]
+        here = [name for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+        flat = [name for name in here if isinstance(file[name], h5py.Dataset)]
         tables = [name for name in flat if file[name].ndim == 2]
         if "global" not in flat and len(tables) != 1:
             raise BadSource(
                 f"{path}: holds the data sets {', '.join(flat) or 'none'}; call the one with the "
                 "vectors `global`"
             )
-        array: NDArray[np.generic] = file["global" if "global" in flat else tables[0]][:]
+        found = file["global" if "global" in flat else tables[0]]
+        if found.is_virtual or found.external:
+            raise BadSource(f"{path}: its vectors are in another file; copy them into one")
+        if found.nbytes > room_for(path.stat().st_size):
+            raise BadSource(f"{path}: it claims {found.shape} vectors, more than its size can mean")
+        array: NDArray[np.generic] = found[:]
         return array
 
 
@@ -84,7 +106,7 @@ def _vector_column(schema: pa.Schema) -> str | None:
 
 
 def _read_parquet(path: Path) -> tuple[NDArray[np.floating], pa.Table]:
-    table = pq.read_table(path)
+    table = ParquetTable(path).read()
     name = _vector_column(table.schema)
     if name is None:
         raise BadSource(f"{path}: no column of lists named {', '.join(_VECTOR_COLUMNS)}")

@@ -1,7 +1,7 @@
 """From a source of pictures to shards: decoding, batching and inference overlap, in bounded memory.
 
-Shards are written every few thousand crops. Each is noted in a journal, so that a run that was
-interrupted goes on behind the last one.
+Shards are written every few thousand crops, and when a run is interrupted. Each is noted in a
+journal, so that the next run goes on behind the last one.
 """
 
 import hashlib
@@ -9,9 +9,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reid_index.errors import UnreadableImage
+from reid_index.files import make_folder
 from reid_index.items import STANDARD
 from reid_index.metric import Metric
 from reid_index.shard import write_shard
@@ -47,7 +50,7 @@ class Harvest:
 @dataclass(frozen=True, kw_only=True)
 class Pace:
     """batch_size: crops that go through the extractor at once. workers: decoding threads.
-    part_rows: rows in a shard, and so what an interruption can lose."""
+    part_rows: rows in a shard, and so what a kill can lose."""
 
     batch_size: int = 32
     workers: int = 2
@@ -88,7 +91,7 @@ def harvest(
 
     Raises UsageError where folder holds another run, and what the extractor raises.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     job = {
         "fingerprint": extractor.fingerprint.to_json(),
         "metric": str(metric),
@@ -99,15 +102,11 @@ def harvest(
     resumed = sum(part.rows for part in journal.parts)
     progress(resumed + sum(part.skipped for part in journal.parts))
     rest = islice(source.pictures(), sum(part.pictures for part in journal.parts), None)
+    write = partial(_write_part, journal, extractor=extractor, metric=metric, dtype=dtype)
     buffer = _Buffer(source)
-    with (
-        ThreadPoolExecutor(pace.workers, "decode", initializer=_step_back) as decoders,
-        ThreadPoolExecutor(1, "embed") as embedder,
-    ):
-        try:
-            ahead = 2 * pace.batch_size + pace.workers
-            prepared = _in_order(decoders, rest, extractor, ahead=ahead)
-            for batch, embeddings in _embedded(embedder, prepared, extractor, pace.batch_size):
+    try:
+        with closing(_extracted(rest, extractor, pace)) as extracted:
+            for batch, embeddings in extracted:
                 for one in batch:
                     for error in dict.fromkeys(one.errors):  # one broken picture, many people
                         if strict:
@@ -116,12 +115,16 @@ def harvest(
                     progress(len(one.picture.people))
                 buffer.add(batch, embeddings)
                 if buffer.rows >= pace.part_rows:
-                    _write_part(journal, buffer, extractor, metric=metric, dtype=dtype)
-        finally:
-            # Without this an error would first wait for everything that was queued.
-            decoders.shutdown(cancel_futures=True)
+                    # Let go first: what could not be written is not tried again below.
+                    full, buffer = buffer, _Buffer(source)
+                    write(full)
+    except BaseException:
+        if buffer.rows:
+            with suppress(Exception):
+                write(buffer)
+        raise
     if buffer.pictures:
-        _write_part(journal, buffer, extractor, metric=metric, dtype=dtype)
+        write(buffer)
     return Harvest(
         parts=tuple(folder / part.name for part in journal.parts if part.rows),
         rows=sum(part.rows for part in journal.parts),
@@ -131,9 +134,9 @@ def harvest(
 
 
 def _write_part(
-    journal: Journal, buffer: "_Buffer", extractor: Extractor, *, metric: Metric, dtype: str
+    journal: Journal, buffer: "_Buffer", *, extractor: Extractor, metric: Metric, dtype: str
 ) -> None:
-    """Write what has gathered as a shard, note it, and begin to gather anew."""
+    """Write what has gathered as a shard, and note it."""
     name = journal.next_name
     if buffer.rows:
         write_shard(
@@ -146,7 +149,23 @@ def _write_part(
             root=str(buffer.root),
         )
     journal.add(Part(name, buffer.rows, buffer.pictures, buffer.skipped, buffer.digest.hexdigest()))
-    buffer.clear()
+
+
+def _extracted(
+    pictures: Iterator[Picture], extractor: Extractor, pace: Pace
+) -> Generator[tuple[list[_Prepared], list[Embedding]], None, None]:
+    """Batches of pictures with their embeddings, in the source's order."""
+    with (
+        ThreadPoolExecutor(pace.workers, "decode", initializer=_step_back) as decoders,
+        ThreadPoolExecutor(1, "embed") as embedder,
+    ):
+        try:
+            ahead = 2 * pace.batch_size + pace.workers
+            prepared = _in_order(decoders, pictures, extractor, ahead=ahead)
+            yield from _embedded(embedder, prepared, extractor, pace.batch_size)
+        finally:
+            # Without this an error would first wait for everything that was queued.
+            decoders.shutdown(cancel_futures=True)
 
 
 def _step_back() -> None:
@@ -179,7 +198,7 @@ def _prepare(picture: Picture, extractor: Extractor) -> _Prepared:
     errors: list[UnreadableImage] = []
     try:
         _check_name(picture)
-        image = read_image(picture.path)
+        image = read_image(picture.path, root=picture.root)
     except UnreadableImage as error:
         return _Prepared(picture, people, inputs, [error] * len(picture.people))
     for person in picture.people:
@@ -249,9 +268,6 @@ class _Buffer:
     def __init__(self, source: Source) -> None:
         self.root = source.root
         self._types = STANDARD | dict(source.columns)
-        self.clear()
-
-    def clear(self) -> None:
         self._embeddings: list[Embedding] = []
         self._rows: list[dict[str, Any]] = []
         self.pictures = self.skipped = 0

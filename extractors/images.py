@@ -1,6 +1,7 @@
 """Decoding pictures to RGB, the way Pillow does, and refusing what should not be decoded."""
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 
 MAX_PIXELS = 80_000_000
 """A picture with more pixels is not decoded: a small file can claim gigabytes of them."""
+
+_LARGEST = 2**30
+"""Bytes of a picture file: MAX_PIXELS of four times 16 bits, uncompressed, have 640,000,000."""
 
 # Formats that Pillow decodes itself; others start programs (EPS) or have no business here. Its
 # JPEG reader also reads MPO, which is no name to ask for.
@@ -36,24 +40,41 @@ _TURNS = {
 }
 
 
-def read_image(path: Path) -> Crop:
+def read_image(path: Path, *, root: Path | None = None) -> Crop:
     """A picture file as uint8 (height, width, 3) RGB, upright.
+
+    root: a folder that the file has to be in when all links are followed, its own too.
 
     EXIF rotation is applied, 16-bit greys are scaled to 8 bits, palettes, CMYK and greys become
     RGB, alpha is dropped, of several frames the first is taken. Raises UnreadableImage for a file
-    that is empty, truncated, no picture, of 32-bit pixels, or beyond MAX_PIXELS. EXIF data that
-    cannot be read are taken as none.
+    that is empty, truncated, no picture, of 32-bit pixels, beyond MAX_PIXELS, or outside root. EXIF
+    data that cannot be read are taken as none.
     """
     try:
+        file = path if root is None else _inside(path, root)
         # A pipe or a device would never end.
-        data = path.read_bytes() if path.is_file() or not path.exists() else None
+        if file.exists() and not file.is_file():
+            raise UnreadableImage(f"{path}: not a file")
+        if file.stat().st_size > _LARGEST:
+            raise UnreadableImage(f"{path}: over {_LARGEST:,} bytes: it was not read")
+        data = file.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{path}: cannot be read: {error.strerror}") from None
+    except UnreadableImage:
+        raise
     except ValueError as error:  # a NUL in the name
         raise UnreadableImage(f"{str(path)!r}: cannot be read: {error}") from None
-    if data is None:
-        raise UnreadableImage(f"{path}: not a file")
     return decode_image(data, name=str(path))
+
+
+def _inside(path: Path, root: Path) -> Path:
+    """Where a file really is. Raises UnreadableImage where that is outside root."""
+    file, folder = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    if not file.is_relative_to(folder):
+        raise UnreadableImage(
+            f"{path}: it is {file}, outside {folder}: build from the folder that it is in"
+        )
+    return file
 
 
 def decode_image(data: bytes, *, name: str) -> Crop:

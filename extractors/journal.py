@@ -94,7 +94,7 @@ def _read(folder: Path, job: dict[str, Any]) -> list[Part]:
         raise UsageError(f"{path} cannot be read; delete {folder} to start anew") from None
     if changed:
         raise UsageError(
-            f"{folder} holds an unfinished build with another {', '.join(changed)}; run that one "
+            f"{folder} holds an unfinished run with another {', '.join(changed)}; run that one "
             "again to finish it, or delete the folder"
         )
     return parts

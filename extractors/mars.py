@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from reid_index.errors import BadSource
 
+from .matlab import read_mat
 from .pictures import MARKET_COLUMNS
-from .records import JUNK, Listing, Part, Record, check_pictures, read_lines, read_mat
+from .records import JUNK, Listing, Part, Record, check_pictures, read_lines
 
 _LAYOUT = "mars is a folder with bbox_train, bbox_test and info, the folder of MARS-evaluation"
 

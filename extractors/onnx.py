@@ -9,9 +9,16 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from reid_index.errors import BadWeights
+from reid_index.reading import read_bytes
 
 from .model import ModelExtractor, one_row_each
 from .preprocess import Preprocess, read_card
+
+_LARGEST = 2**31 - 1
+"""Bytes of a model file, as protobuf has it."""
+
+_LARGEST_BATCH = 1024
+"""Crops that a model may be exported for: a batch is filled up to as many."""
 
 _EXTERNAL = re.compile(rb"j[\x0a-\xff][\x01-\x7f]?\n\x08location\x12")
 """How a tensor whose values are in another file begins to say in which: TensorProto.external_data,
@@ -39,7 +46,9 @@ class OnnxExtractor(ModelExtractor):
                 model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors share no base class of their own
-            raise BadWeights(f"{weights}: not a model that onnxruntime can run: {error}") from None
+            raise BadWeights(
+                f"{weights}: not a model that onnxruntime can run: {_line(error)}"
+            ) from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1 or inputs[0].type != "tensor(float)":
             raise BadWeights(
@@ -54,6 +63,11 @@ class OnnxExtractor(ModelExtractor):
         ):
             raise BadWeights(f"{weights}: its input is {shape}, its card says {['B', *wanted]}")
         self._batch = shape[0] if isinstance(shape[0], int) else None
+        if self._batch is not None and not 1 <= self._batch <= _LARGEST_BATCH:
+            raise BadWeights(
+                f"{weights}: it wants {self._batch} crops at once, and can have 1 to "
+                f"{_LARGEST_BATCH}; export it for a free batch"
+            )
         self._input = inputs[0].name
         fingerprint = preprocess.fingerprint(
             name="onnx", version="1", weights_sha256=hashlib.sha256(model).hexdigest()
@@ -61,7 +75,9 @@ class OnnxExtractor(ModelExtractor):
         try:
             super().__init__(preprocess=preprocess, fingerprint=fingerprint)
         except Exception as error:
-            raise BadWeights(f"{weights}: it cannot run on inputs of {wanted}: {error}") from None
+            raise BadWeights(
+                f"{weights}: it cannot run on inputs of {wanted}: {_line(error)}"
+            ) from None
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._batch is None:
@@ -78,14 +94,21 @@ class OnnxExtractor(ModelExtractor):
         return np.concatenate(outputs)[: len(batch)]
 
 
+def _line(error: Exception) -> str:
+    """What onnxruntime says, in one line."""
+    return " ".join(str(error).split())[:500]
+
+
 def _read(weights: Path) -> bytes:
     """The whole model: what is hashed is what runs, even if the file changes in between."""
     if not weights.is_file():
         raise BadWeights(f"{weights}: there is no such model file")
     try:
-        model = weights.read_bytes()
+        model = read_bytes(weights, most=_LARGEST)
     except OSError as error:
         raise BadWeights(f"{weights}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise BadWeights(f"{weights}: cannot be read: {error}") from None
     # Given bytes, onnxruntime would look for the other files in the working folder.
     if _EXTERNAL.search(model):
         raise BadWeights(

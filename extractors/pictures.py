@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from reid_index.errors import BadItems, BadSource, UsageError
 from reid_index.items import BOX, STANDARD, conform
+from reid_index.reading import PARQUET_ERRORS, ParquetTable
 
 from .boxes import boxes_by_source, read_boxes
 from .images import SUFFIXES
@@ -53,11 +53,16 @@ class Person:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file and the people in it. source: its path relative to the root, with "/"."""
+    """A picture file and the people in it. source: its path relative to the root, with "/".
+
+    root: what its file may not be outside of, whatever `..` or link leads there; whoever opens the
+    picture has that checked (`read_image`).
+    """
 
     path: Path
     source: str
     people: tuple[Person, ...] = (Person(),)
+    root: Path = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _folders(paths: list[Path], *, layout: str, keep_junk: bool) -> Source:
             columns = (parse_market(path.name) if market else None) or {}
             if not (drop_junk and columns.get("role") == "junk"):
                 source = path.relative_to(root).as_posix()
-                yield Picture(path, source, (Person(columns=columns),))
+                yield Picture(path, source, (Person(columns=columns),), root=root)
 
     return Source(
         root=root,
@@ -208,7 +213,7 @@ def _boxed(folder: Path, path: Path) -> Source:
                 )
                 for box in boxes
             )
-            yield Picture(folder / source, source, people)
+            yield Picture(folder / source, source, people, root=folder)
 
     count = sum(len(boxes) for boxes in found.values())
     return Source(root=folder, count=count, columns={}, left_out={}, pictures=pictures)
@@ -222,13 +227,13 @@ def read_items(path: Path) -> pa.Table:
     """
     try:
         if path.suffix.lower() == ".parquet":
-            return conform(pq.read_table(path))
+            return conform(ParquetTable(path).read())
         return conform(_read_csv(path))
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadSource(f"{path}: cannot be read as a table: {reason}") from None
     except BadItems as error:
         raise BadItems(f"{path}: {error}") from None
+    except (*PARQUET_ERRORS, csv.Error, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadSource(f"{path}: cannot be read as a table: {reason}") from None
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -284,7 +289,7 @@ def _listed(path: Path) -> Source:
         for name, group in groupby(rows, key=lambda row: row["source"]):
             file = _absolute(name, path.parent)
             people = tuple(_listed_person(row) for row in group)
-            yield Picture(Path(file), os.path.relpath(file, root), people)
+            yield Picture(Path(file), os.path.relpath(file, root), people, root=root)
 
     return Source(root, table.num_rows, extra, {}, pictures)
 

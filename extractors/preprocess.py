@@ -1,6 +1,5 @@
 """How a crop becomes a network's input, and the JSON card that says so beside a model file."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image
 
 from reid_index.errors import BadWeights
 from reid_index.fingerprint import Fingerprint
+from reid_index.reading import read_json, shown
 
 from .extractor import Crop
 
@@ -20,6 +20,15 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+
+_MOST_PIXELS = 2048 * 2048
+"""Pixels of a model's input: crops of persons are a hundredth of it, and a batch of 32 such takes
+1.5 GiB."""
+
+_MOST_GAIN = 1e30
+"""A value of a picture times so much is still a number in single precision."""
+
+_LARGEST_CARD = 2**20
 
 _FIELDS = ("height", "width", "color_order", "scale", "mean", "std", "interpolation")
 _FACTS = ("dim", "l2_normalized")
@@ -44,15 +53,25 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic"):
-            raise BadWeights(f"interpolation {self.interpolation!r}: use bilinear or bicubic")
+            raise BadWeights(f"interpolation {shown(self.interpolation)}: use bilinear or bicubic")
         if self.color_order not in ("RGB", "BGR"):
-            raise BadWeights(f"color_order {self.color_order!r}: use RGB or BGR")
+            raise BadWeights(f"color_order {shown(self.color_order)}: use RGB or BGR")
         if self.height < 1 or self.width < 1:
             raise BadWeights(f"an input of {self.height} × {self.width} pixels cannot be")
+        if self.height * self.width > _MOST_PIXELS:
+            raise BadWeights(
+                f"an input of {shown(self.height)} × {shown(self.width)} pixels is over the limit "
+                f"of {_MOST_PIXELS:,}; correct height and width"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or not all(self.std) or not self.scale:
             raise BadWeights("mean and std need three numbers each; std and scale cannot be 0")
         if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))):
             raise BadWeights("scale, mean and std cannot be NaN or infinite")
+        if any(
+            max(abs(self.scale), abs(mean)) > _MOST_GAIN * abs(std)
+            for mean, std in zip(self.mean, self.std, strict=True)
+        ):
+            raise BadWeights("scale / std and mean / std are too large for single precision")
 
     def apply(self, crop: Crop) -> NDArray[np.float32]:
         """uint8 (h, w, 3) RGB of any size → float32 (3, height, width), C order."""
@@ -95,7 +114,7 @@ def read_card(path: Path) -> Preprocess:
     missing or unknown: guessing would give vectors that look right and are not.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path, most=_LARGEST_CARD)
     except OSError as error:
         raise BadWeights(
             f"{path}: cannot be read ({error.strerror}): write the model's preprocessing there, "
@@ -114,13 +133,15 @@ def preprocess_from(data: Any, *, where: str) -> Preprocess:
     unknown = [name for name in data if name not in _FIELDS + _FACTS]
     if missing or unknown:
         what = [f"{', '.join(missing)} missing"] if missing else []
-        what += [f"{', '.join(unknown)} unknown"] if unknown else []
+        what += [f"{', '.join(shown(name)[1:-1] for name in unknown)} unknown"] if unknown else []
         raise BadWeights(f"{where}: {'; '.join(what)}; the fields are {', '.join(_FIELDS)}")
     for name in ("height", "width"):
         if type(data[name]) is not int:
-            raise BadWeights(f"{where}: {name} is {data[name]!r}; give a whole number of pixels")
+            raise BadWeights(
+                f"{where}: {name} is {shown(data[name])}; give a whole number of pixels"
+            )
     if not _is_number(data["scale"]):
-        raise BadWeights(f"{where}: scale is {data['scale']!r}; give a number")
+        raise BadWeights(f"{where}: scale is {shown(data['scale'])}; give a number")
     try:
         return Preprocess(
             height=data["height"],
@@ -136,13 +157,14 @@ def preprocess_from(data: Any, *, where: str) -> Preprocess:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # An integer beyond the largest float is none.
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def _three(data: Mapping[str, Any], name: str) -> tuple[float, float, float]:
     values = data[name]
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_number, values)):
-        raise BadWeights(f"{name} is {values!r}; give a list of three numbers")
+        raise BadWeights(f"{name} is {shown(values)}; give a list of three numbers")
     return float(values[0]), float(values[1]), float(values[2])
 
 

@@ -11,15 +11,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from reid_index.errors import BadSource
+from reid_index.reading import read_bytes
 
 from .images import SUFFIXES
 from .pictures import MARKET_COLUMNS, Person, Picture, Source
 
 JUNK = "junk (person -1)"
 """What a source calls the files that it leaves out as no proper box."""
+
+_LARGEST_LIST = 2**30
+"""Bytes of a list of names: some ten million of them."""
 
 _LAST_NUMBER = re.compile(r"\d{1,18}(?=\D*$)")
 
@@ -115,7 +118,7 @@ def _pictures(root: Path, records: Iterable[Record]) -> Iterator[Picture]:
                 number = _LAST_NUMBER.search(PurePosixPath(file).stem)
                 frame = None if number is None else int(number[0])
                 columns = {**columns, "frame_first": frame, "frame_last": frame}
-            yield Picture(root / file, file, (Person(columns=columns),))
+            yield Picture(root / file, file, (Person(columns=columns),), root=root)
 
 
 def need(path: Path, *, layout: str) -> Path:
@@ -144,26 +147,11 @@ def picture_names(folder: Path) -> list[str]:
 def read_lines(path: Path, *, layout: str) -> list[str]:
     """Lines of a UTF-8 file, without blank ones. Raises BadSource."""
     try:
-        lines = need(path, layout=layout).read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_bytes(need(path, layout=layout), most=_LARGEST_LIST)
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise BadSource(f"{path}: cannot be read as text: {error}") from None
     return [line.strip() for line in lines if line.strip()]
-
-
-def read_mat(path: Path, *names: str, layout: str) -> list[NDArray[Any]]:
-    """Those variables of a MATLAB file up to version 7. Raises BadSource."""
-    from scipy.io import loadmat
-
-    need(path, layout=layout)
-    try:
-        found = loadmat(path)
-    except Exception as error:  # for damaged files, scipy's reader raises whatever comes
-        raise BadSource(f"{path}: not a MATLAB file up to version 7: {error}") from None
-    for name in names:
-        if name not in found:
-            there = ", ".join(sorted(key for key in found if not key.startswith("__"))) or "nothing"
-            raise BadSource(f"{path}: there is no variable {name!r}, it holds {there}")
-    return [found[name] for name in names]
 
 
 def shuffled(names: Iterable[str], *, seed: int) -> list[str]:

@@ -4,14 +4,15 @@ Half of the persons are for testing: camera 1 is the query, camera 2 the gallery
 change from split to split.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from reid_index.errors import BadSource, UsageError
+from reid_index.reading import read_json
 
+from .matlab import read_mat
 from .records import (
     Listing,
     Part,
@@ -19,7 +20,6 @@ from .records import (
     first_of,
     need,
     picture_names,
-    read_mat,
     shuffled,
 )
 
@@ -116,7 +116,7 @@ def _seeded_halves(persons: Sequence[str], split: int) -> tuple[list[str], list[
 
 def _json_halves(path: Path, split: int) -> tuple[list[str], list[str]]:
     try:
-        splits = json.loads(path.read_bytes())
+        splits = read_json(path)
         _check_split(split, len(splits), path)
         test, train = ([str(name) for name in splits[split][part]] for part in ("test", "train"))
     except UsageError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .result import Match, Result
     from .shard import Shard, open_shard, write_shard
     from .vectors import ArrayStream
-    from .verify import verify_gallery
+    from .verify import repair_gallery, verify_gallery
 
 __all__ = [
     "ArrayStream",
@@ -32,6 +32,7 @@ __all__ = [
     "Shard",
     "evaluate_distances",
     "open_shard",
+    "repair_gallery",
     "rerank_distances",
     "rerank_joint",
     "verify_gallery",
@@ -51,6 +52,7 @@ _HOME = {
     "Shard": "shard",
     "evaluate_distances": "evaluate",
     "open_shard": "shard",
+    "repair_gallery": "verify",
     "rerank_distances": "rerank",
     "rerank_joint": "rerank",
     "verify_gallery": "verify",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns import Columns
+from .deletions import Live
 from .errors import UsageError
 from .where import compile_where
 
@@ -67,12 +68,13 @@ class Filters:
     """The rows that filters allow, of one generation; those asked last are kept.
 
     An operator asks for many people under one filter, and looking the rows up takes longer than
-    comparing with few of them. Threads may share it.
+    comparing with few of them. Threads may share it. Deleted rows are never allowed.
     """
 
-    def __init__(self, columns: Columns, rows: int) -> None:
+    def __init__(self, columns: Columns, live: Live) -> None:
         self._columns = columns
-        self._everything = Allowed(rows)
+        self._live = live.mask
+        self._everything = Allowed(live.stored, live.mask)
         self._lock = Lock()
         self._kept: OrderedDict[_Key, Allowed] = OrderedDict()
         self._bytes = 0
@@ -98,6 +100,10 @@ class Filters:
         return allowed
 
     def _mask(self, where: str | None, cameras: tuple[int, ...]) -> NDArray[np.bool_]:
+        mask = self._asked(where, cameras)
+        return mask if self._live is None else mask & self._live
+
+    def _asked(self, where: str | None, cameras: tuple[int, ...]) -> NDArray[np.bool_]:
         if where is None:
             return self._columns.not_camera(cameras)
         mask = self._columns.mask(compile_where(where))

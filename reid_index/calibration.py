@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CorruptGallery, NoCalibration, UsageError
+from .files import sha256_file, write_file
 from .gallery import Gallery
 from .metric import Metric
 from .pairs import (
@@ -27,6 +28,7 @@ from .pairs import (
     sample,
     track_pairs,
 )
+from .reading import number, read_json, text, whole
 
 BINS = 2**16
 """Bins of the histograms that thresholds are taken from: 2⁻¹⁵ of similarity each for cosine."""
@@ -36,6 +38,9 @@ RATES = (1e-2, 1e-3, 1e-4)
 
 MAX_ROWS = 20_000
 """Items whose pairs are all compared; of more, so many are drawn."""
+
+_MOST_PAIRS = 2**46
+"""Pairs in a bin: so many that the sum over all bins fits int64, and those of ten million items."""
 
 _FILE = "calibration.json"
 _PICTURED = 256
@@ -103,7 +108,8 @@ class Calibration:
     origin: what told who is who: "labels" (persons), "tracks" or "pairs" (a list).
     same_camera: pairs of one person in one camera count, too.
     generation, items: of the gallery when this was made. rows: the items whose pairs were
-    compared; usable: of how many they were drawn, the same number where all were taken.
+    compared; usable: of how many they were drawn, the same number where all were taken, as they
+    are up to max_rows; seed: of drawing them.
     false_match_rate: what `threshold` is asked for unless told otherwise.
     """
 
@@ -115,6 +121,8 @@ class Calibration:
     rows: int
     usable: int
     false_match_rate: float
+    max_rows: int = MAX_ROWS
+    seed: int = 0
 
     @property
     def positives(self) -> int:
@@ -197,6 +205,16 @@ class Calibration:
             for a, b, c in zip(*(x[places] for x in columns), strict=True)
         ]
 
+    def about(self) -> dict[str, Any]:
+        """How it was made, for the manifest."""
+        return {
+            "origin": self.origin,
+            "same_camera": self.same_camera,
+            "false_match_rate": self.false_match_rate,
+            "max_rows": self.max_rows,
+            "seed": self.seed,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Everything that `from_json` needs, and what others may want to read."""
         edges, positives, negatives = self.histograms.coarse()
@@ -238,21 +256,28 @@ class Calibration:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Calibration":
-        """What `to_json` wrote. Raises KeyError, TypeError, ValueError, IndexError."""
+        """What `to_json` wrote. Raises KeyError, TypeError, ValueError."""
         counts = np.zeros((2, BINS), np.int64)
-        used = np.array(data["bins"], np.int64).reshape(-1, 3)
-        counts[:, used[:, 0]] = used[:, 1:].T
-        if not counts.sum(axis=1).all() or counts.min() < 0:
+        for place, positives, negatives in data["bins"]:
+            at = whole(place, name="a bin", most=BINS - 1)
+            counts[0, at] = whole(positives, name="a count", most=_MOST_PAIRS)
+            counts[1, at] = whole(negatives, name="a count", most=_MOST_PAIRS)
+        if not counts.any(axis=1).all():
             raise ValueError("it counts no pairs")
+        span = number(data["span"], name="span")
+        if not span > 0:
+            raise ValueError(f"its span is {span}")
         return cls(
-            histograms=Histograms(Metric(data["metric"]), float(data["span"]), *counts),
-            origin=str(data["origin"]),
+            histograms=Histograms(Metric(data["metric"]), span, *counts),
+            origin=text(data["origin"], name="origin"),
             same_camera=bool(data["same_camera"]),
-            generation=int(data["generation"]),
-            items=int(data["items"]),
-            rows=int(data["rows"]),
-            usable=int(data["usable"]),
-            false_match_rate=float(data["false_match_rate"]),
+            generation=whole(data["generation"], name="generation"),
+            items=whole(data["items"], name="items"),
+            rows=whole(data["rows"], name="rows"),
+            usable=whole(data["usable"], name="usable"),
+            false_match_rate=number(
+                data["false_match_rate"], name="false_match_rate", least=0, most=1
+            ),
         )
 
 
@@ -364,6 +389,7 @@ def calibrate(
     Raises NoCalibration where there is no pair of one person or none of two; UsageError where
     nothing tells who is who, or not the wanted false_match_rate; BadSource (`read_pairs`).
     """
+    gallery = gallery.snapshot()  # others may refresh it meanwhile
     generation, items = gallery.manifest.generation, len(gallery)
     if listed is not None:
         origin = "pairs"
@@ -394,6 +420,8 @@ def calibrate(
         rows=len(rows),
         usable=usable,
         false_match_rate=false_match_rate,
+        max_rows=max_rows,
+        seed=seed,
     )
     made.threshold(false_match_rate)
     return made
@@ -427,9 +455,11 @@ def write_calibration(gallery: Gallery, calibration: Calibration) -> None:
 
     def write(folder: Path) -> None:
         text = json.dumps(calibration.to_json(), sort_keys=True, allow_nan=False)
-        (folder / _FILE).write_text(text + "\n", encoding="utf-8")
+        write_file(folder / _FILE, (text + "\n").encode(), sync=False)
 
-    gallery.attach("calibration", write, generation=calibration.generation)
+    gallery.attach(
+        "calibration", write, generation=calibration.generation, about=calibration.about()
+    )
 
 
 def read_calibration(gallery: Gallery) -> Calibration | None:
@@ -438,13 +468,15 @@ def read_calibration(gallery: Gallery) -> Calibration | None:
     It is about the extractor and the cameras, so it stays of use when items are added; its
     `generation` and `items` say what it was made from. Raises CorruptGallery.
     """
-    folder = gallery.attached("calibration")
-    if folder is None:
+    entry = gallery.manifest.attachment("calibration")
+    if entry is None:
         return None
+    path = gallery.path / entry.folder / _FILE
     try:
-        return Calibration.from_json(json.loads((folder / _FILE).read_bytes()))
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
+        if sha256_file(path) != entry.files[_FILE].sha256:
+            raise ValueError("its bytes have changed since it was written")
+        return Calibration.from_json(read_json(path))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise CorruptGallery(
-            f"{folder / _FILE}: cannot be read as a calibration ({error!r}): run reid calibrate "
-            "again"
+            f"{path}: cannot be read as a calibration ({error!r}): run reid calibrate again"
         ) from None

@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .errors import BadShard, FormatTooNew
+from .reading import number, shown, text, whole
+
+_CHANNELS = 64
+"""Numbers that mean and std may have: pictures have three channels, a few sensors some more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,10 @@ class Fingerprint:
                 f"the fingerprint has fields that this reid-index does not know "
                 f"({', '.join(sorted(unknown))}); upgrade reid-index"
             )
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
-        return cls(**values)
+        try:
+            return cls(**{name: _checked(name, value) for name, value in data.items()})
+        except ValueError as error:
+            raise BadShard(f"the fingerprint's {error}") from None
 
     def differences(self, other: "Fingerprint") -> list[str]:
         """One line "field: mine ≠ theirs" for each field that differs; empty when equal."""
@@ -69,3 +73,24 @@ class Fingerprint:
             for field in fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]
+
+
+def _checked(name: str, value: Any) -> Any:
+    """A field as it is in a Fingerprint. Raises ValueError where it is of another type."""
+    if name == "flip":
+        if not isinstance(value, bool):
+            raise ValueError(f"flip is {shown(value)}, not true or false")
+        return value
+    if name in ("name", "version"):
+        return text(value, name=name)
+    if value is None:
+        return None
+    if name in ("height", "width"):
+        return whole(value, name=name, least=1)
+    if name == "scale":
+        return number(value, name=name)
+    if name in ("mean", "std"):
+        if not isinstance(value, list) or len(value) > _CHANNELS:
+            raise ValueError(f"{name} is {shown(value)}, not a list of at most {_CHANNELS} numbers")
+        return tuple(number(one, name=name) for one in value)
+    return text(value, name=name)

@@ -1,48 +1,50 @@
 """A gallery: people's vectors and what is known of them, in one folder, ready to be searched."""
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from .attached import attach, check_kind, detach, sweep
-from .errors import (
-    BadShard,
-    DimensionMismatch,
-    ExtractorMismatch,
-    UsageError,
+from . import commit
+from .append import (
+    NewShard,
+    append,
+    check_fingerprint,
+    check_same_extractor,
+    check_shard,
+    checked_vectors,
+    has_added,
+    of_rows,
+    of_shards,
 )
+from .attached import attach, check_kind, detach
+from .delete import delete_rows, rows_of
+from .errors import UsageError
 from .fingerprint import Fingerprint
 from .generation import Generation
 from .items import item_table
 from .knn import Neighbours
-from .manifest import (
-    AttachedEntry,
-    Manifest,
-    commit,
-    describe_shard,
-    read_current,
-    refuse_taken,
-    writer_lock,
-)
+from .manifest import AttachedEntry, Manifest, Past
 from .metric import Metric, parse_metric
 from .query import answer, answers, check_k, neighbours
 from .query_vectors import query_batch
 from .result import Result
-from .shard import Shard, check_alike, merge_shards, numbered, open_shard, write_shard
-from .vectors import ArrayStream
+from .retire import retire
+from .shard import open_shard
+from .writer import Writer, create, writing
 
 if TYPE_CHECKING:
+    from .compact import Compacted
     from .graph import Graph
     from .index import Index
+    from .rebuild import Rebuilt
     from .rerank import Reranking
     from .rerank_gallery import WholeGallery
 
@@ -51,11 +53,23 @@ class Gallery:
     """A gallery folder at one generation.
 
     Open one with `Gallery.open`, make one with `Gallery.create`. An opened gallery keeps seeing
-    the generation it was opened at, whatever others write, until it writes itself.
+    the generation it was opened at, whatever others write, until it writes itself or is told to
+    `refresh`. While it lives, what it sees stays on the disk: `close` it, or use it in a `with`
+    statement, so that compaction can remove what was deleted. A forked child holds it, too.
+
+    Rows are counted from 0 over the items that are not deleted.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self._generation = Generation(path, manifest)
+    def __init__(self, generation: Generation) -> None:
+        self._path = generation.path
+        self._opened: Generation | None = generation
+        self._turn = Lock()
+
+    @property
+    def _generation(self) -> Generation:
+        if self._opened is None:
+            raise UsageError(f"{self._path} was closed: open it again")
+        return self._opened
 
     @classmethod
     def create(
@@ -78,28 +92,15 @@ class Gallery:
 
         Raises GalleryExists where path holds anything else, UsageError, GalleryLocked.
         """
-        path = Path(path)
-        if dim < 1:
-            raise UsageError(f"a gallery's dim must be at least 1, got {dim}")
-        if dtype not in ("float32", "float16"):
-            raise UsageError(f"dtype {dtype!r}: vectors are stored as float32 or float16")
-        manifest = Manifest(
-            generation=0,
-            created=datetime.now(UTC),
-            metric=parse_metric(metric),
+        create(
+            Path(path),
             dim=dim,
-            dtype=dtype,
             fingerprint=fingerprint,
-            recipe=dict(recipe or {}),
-            next_item=0,
-            shards=(),
+            metric=parse_metric(metric),
+            dtype=dtype,
+            recipe=recipe or {},
         )
-        refuse_taken(path)
-        path.mkdir(parents=True, exist_ok=True)
-        with writer_lock(path):
-            refuse_taken(path)
-            manifest = commit(path, manifest)
-        return cls(path, manifest)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path | str) -> "Gallery":
@@ -108,12 +109,41 @@ class Gallery:
         Raises GalleryNotFound, CorruptGallery (with the file), FormatTooNew.
         """
         path = Path(path)
-        return cls(path, read_current(path))
+        return cls(Generation.of(path, commit.open_present(path)))
+
+    def refresh(self) -> bool:
+        """See the present generation from now on; whether it is another one. Searches that are
+        under way in other threads end with the generation they began with. Raises as `open`."""
+        with self._turn:  # of two threads the later one sees the later generation
+            former = self._generation
+            opened = commit.open_present(self.path)
+            is_other = opened.manifest != former.manifest
+            if is_other:
+                self._opened = Generation.of(self.path, opened, former=former)
+            else:
+                former.lease.renew()  # the folder may be a copy in the place of the former
+        return is_other
+
+    def snapshot(self) -> "Gallery":
+        """Another object that sees this generation, whatever becomes of this one."""
+        return Gallery(self._generation)
+
+    def close(self) -> None:
+        """Let the generation go; nothing can be asked of this object any more (UsageError)."""
+        if self._opened is not None:
+            self._opened.lease.end()
+        self._opened = None
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.close()
 
     @property
     def path(self) -> Path:
         """The gallery's folder."""
-        return self._generation.path
+        return self._path
 
     @property
     def manifest(self) -> Manifest:
@@ -138,42 +168,41 @@ class Gallery:
     @property
     def items(self) -> pa.Table:
         """All items, every standard column present, in the order of the rows."""
-        return self._generation.searched.items
+        return self._generation.items
 
     @property
-    def shards(self) -> tuple[Shard, ...]:
-        """Its shards, whose rows in order are the gallery's."""
-        return self._generation.shards
+    def blocks(self) -> tuple[NDArray[np.generic], ...]:
+        """All vectors in the order of the rows, (n, D) float32 or float16 each: mapped, but for
+        those of shards from which something is deleted, which are copies."""
+        return self._generation.blocks
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """For each of `blocks` the folder that `source` is relative to, "" where no pictures
+        exist."""
+        return tuple(shard.header.root for shard in self._generation.shards)
 
     def __len__(self) -> int:
         return self.manifest.rows
 
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Copies of the vectors in those rows, counted from 0 over all items: float32 (n, D)."""
-        found = np.empty((len(rows), self.dim), np.float32)
-        for place, row in enumerate(rows):
-            shard, local = self._shard_of(row)
-            found[place] = shard.vectors[local]
-        return found
+        """Copies of the vectors in those rows: float32 (n, D). Raises IndexError."""
+        return self._generation.vectors(rows)
 
     def root_of(self, row: int) -> str:
         """The folder that the row's `source` is relative to, "" where no pictures exist."""
-        return self._shard_of(row)[0].header.root
-
-    def _shard_of(self, row: int) -> tuple[Shard, int]:
-        if not 0 <= row < len(self):
-            raise IndexError(f"there is no row {row}; there are {len(self)}, counted from 0")
-        ends = np.cumsum([shard.header.rows for shard in self.shards])
-        place = int(np.searchsorted(ends, row, side="right"))
-        shard = self.shards[place]
-        return shard, row - int(ends[place]) + shard.header.rows
+        return self._generation.root_of(row)
 
     def row_of(self, item: int) -> int:
         """The row of an item id. Raises UsageError where there is no such item."""
-        rows = np.flatnonzero(self.items["item"].to_numpy() == item)
+        rows = np.flatnonzero(self._generation.ids == item)
         if len(rows) == 0:
             raise UsageError(f"{self.path}: there is no item {item}; it holds {len(self)} items")
         return int(rows[0])
+
+    def history(self) -> tuple[Past, ...]:
+        """What made each generation up to this one, oldest first."""
+        return commit.history(self.path, self.manifest)
 
     def add(
         self,
@@ -181,90 +210,135 @@ class Gallery:
         items: pa.Table | Sequence[Mapping[str, Any]] | None = None,
         *,
         root: str = "",
-    ) -> None:
+        key: str | None = None,
+    ) -> bool:
         """Add rows in one commit; this object then sees them, and so does everyone who opens it.
 
         vectors: (n, D) floats of the gallery's extractor, any memory order; never changed.
         items: n rows of item columns (see items.STANDARD; further columns are kept), as a table
         or as mappings. Item ids are given here unless they come along.
-        root: the folder that `source` is relative to.
+        root: the folder that `source` is relative to. key: see `add_shards`; whether the rows were
+        added is returned.
 
         Raises DimensionMismatch, NotFiniteError, BadItems, GalleryLocked; the gallery is then as
         it was.
         """
-        try:
-            array = np.asarray(vectors)
-        except ValueError as error:
-            raise UsageError(f"vectors are a table of numbers, (n, {self.dim}): {error}") from None
-        if array.ndim != 2 or array.shape[1] != self.dim:
-            raise DimensionMismatch(
-                f"vectors of the shape {array.shape} do not fit this gallery of {self.dim} "
-                f"dimensions: (n, {self.dim}) is needed"
-            )
-        if array.dtype.kind not in "fiub":
-            raise UsageError(f"vectors must be real numbers, got {array.dtype}")
+        array = checked_vectors(vectors, dim=self.dim)
         table = item_table(items, rows=len(array))
+        return len(array) > 0 and self._append(of_rows(array, table, root=root), key=key)
 
-        def write(folder: Path, manifest: Manifest) -> None:
-            write_shard(
-                folder,
-                arrays={"global": ArrayStream.of(array)},
-                items=numbered([table], manifest.next_item),
-                fingerprint=manifest.fingerprint,
-                metric=manifest.metric,
-                dtype=manifest.dtype,
-                root=root,
-            )
+    def add_shards(self, folders: Sequence[Path | str], *, key: str | None = None) -> bool:
+        """Add shards in one commit, their rows in order as one new shard; see `add`. Whether they
+        were added.
 
-        if len(array):
-            self._append(write)
-
-    def add_shards(self, folders: Sequence[Path | str]) -> None:
-        """Add shards in one commit, their rows in order as one new shard; see `add`.
+        key: a name for this addition. Where the gallery was added to by that key before, nothing is
+        added, so that an interrupted caller can simply begin again.
 
         Raises ExtractorMismatch for shards of another extractor (with the fields that differ),
         BadShard, and what `add` raises.
         """
         shards = [open_shard(Path(folder)) for folder in folders]
         for shard in shards:
-            self._check_shard(shard)
+            check_shard(shard, self.manifest, of=self.path)
+        return any(shard.header.rows for shard in shards) and self._append(
+            of_shards(shards), key=key
+        )
 
-        def write(folder: Path, manifest: Manifest) -> None:
-            merge_shards(
-                folder,
-                shards=shards,
-                first_item=manifest.next_item,
-                metric=manifest.metric,
-                dtype=manifest.dtype,
-            )
+    def _append(self, write: NewShard, *, key: str | None) -> bool:
+        with self.writing() as writer:
+            check_same_extractor(writer.present, self.manifest, of=self.path)
+            is_new = key is None or not has_added(writer.present, key)
+            if is_new:
+                append(writer, write, key=key)
+            self.refresh()
+        return is_new
 
-        if any(shard.header.rows for shard in shards):
-            self._append(write)
+    def writing(self) -> AbstractContextManager[Writer]:
+        """Be its one writer, as all that changes it here is. Raises UsageError where it was closed,
+        GalleryLocked, and what `writing` raises."""
+        return writing(self._generation.path)
 
-    def _append(self, write: Callable[[Path, Manifest], None]) -> None:
-        """Commit a generation with one more shard, which `write` writes to the folder it gets."""
-        with writer_lock(self.path):
-            manifest = read_current(self.path, writing=True)
-            sweep(self.path, manifest)
-            name = f"shards/{manifest.generation + 1:06d}"
-            try:
-                write(self.path / name, manifest)
-                shard = open_shard(self.path / name)
-                present = [open_shard(self.path / entry.folder) for entry in manifest.shards]
-                check_alike(shard, present, of=self.path)
-                entry = describe_shard(self.path, name, rows=shard.header.rows)
-            except BaseException:
-                shutil.rmtree(self.path / name, ignore_errors=True)
-                raise
-            manifest = replace(
-                manifest,
-                generation=manifest.generation + 1,
-                created=datetime.now(UTC),
-                next_item=int(pc.max(shard.items["item"]).as_py()) + 1,
-                shards=(*manifest.shards, entry),
-            )
-            manifest = commit(self.path, manifest)
-        self._generation = Generation(self.path, manifest)
+    def has_added(self, key: str) -> bool:
+        """Whether the gallery, as it is now, was added to by that key."""
+        return has_added(commit.open_present(self.path).manifest, key)
+
+    def delete(
+        self,
+        *,
+        where: str | None = None,
+        items: Sequence[int] | None = None,
+        receipt: Path | str | None = None,
+    ) -> int:
+        """Delete items in one commit; how many. This object no longer sees them, nor does anyone
+        who opens the gallery, but their bytes stay until `compact`.
+
+        where: an expression over item columns. items: ids. Both: what either names.
+        receipt: a new file, outside the gallery, that says what must be gone once it is compacted,
+        without saying what it was (see receipt.py).
+
+        Raises UsageError (neither given, no such item, receipt), WhereError, GalleryLocked; the
+        gallery is then as it was.
+        """
+        with self.writing() as writer:
+            gone = rows_of(self.path, writer.present, where=where, items=items)
+            if gone:
+                delete_rows(writer, gone, receipt=None if receipt is None else Path(receipt))
+            self.refresh()
+        return sum(map(len, gone.values()))
+
+    def compact(
+        self,
+        *,
+        remake: bool = True,
+        progress: Callable[[int], object] = lambda _rows: None,
+    ) -> "Compacted":
+        """Write what is deleted or small again, without the deleted rows, and remove what only
+        former generations needed: after that no byte of a deleted item is in the folder.
+
+        What live readers of former generations hold stays; see `Compacted.pending`. Then graph,
+        index and calibration are made again where they are not of the present rows, unless `remake`
+        is False. progress is told of rows as they are written.
+
+        Raises GalleryLocked, CorruptGallery, BadShard; the gallery is then as it was.
+        """
+        from .compact import compact
+
+        return compact(self, remake=remake, progress=progress)
+
+    def rebuild(
+        self,
+        shards: Sequence[Path | str],
+        *,
+        recipe: Mapping[str, Any],
+        remake: bool = True,
+        drop_missing: bool | Collection[int] = False,
+        roots: Mapping[str, str] | None = None,
+        progress: Callable[[int], object] = lambda _rows: None,
+    ) -> "Rebuilt":
+        """Give the items vectors of another extractor, in one commit: fingerprint, dimensions,
+        metric and type become those of the shards, what is known of the items stays. Deleted items
+        are left behind, as `compact` does; so are readers, and what is attached is made again.
+
+        shards: vectors whose column `item` names the items they are of; further columns, and items
+        that the gallery has not (any longer), are not used. recipe: as in `create`.
+        drop_missing: leave out items of which the shards hold no vector: all such, or these ids.
+        roots: root → the folder that its pictures have moved to; other roots stay as they are.
+
+        Raises UsageError for items without a vector that may not be left out (how many), and for
+        items with two; NothingToIndex where no item would be left, BadShard, GalleryLocked,
+        CorruptGallery; the gallery is then as it was.
+        """
+        from .rebuild import rebuild
+
+        return rebuild(
+            self,
+            list(map(Path, shards)),
+            recipe=recipe,
+            remake=remake,
+            drop_missing=drop_missing,
+            roots=roots or {},
+            progress=progress,
+        )
 
     def attach(
         self,
@@ -285,8 +359,10 @@ class Gallery:
         Raises UsageError (kind, generation, names), GalleryLocked, and what `write` raises; the
         gallery is then as it was.
         """
-        manifest = attach(self.path, kind, write, generation=generation, about=about or {})
-        self._generation = Generation(self.path, manifest)
+        with self.writing() as writer:
+            attach(writer, kind, write, generation=generation, about=about or {})
+            self.refresh()
+            retire(self.path, writer.present)
 
     def attached(self, kind: str) -> Path | None:
         """The folder of the attachment of that kind, None where there is none."""
@@ -301,32 +377,15 @@ class Gallery:
         entry = self._attachment(kind)
         if entry is None:
             raise UsageError(f"{self.path}: no {kind} is attached to it")
-        return entry.covers != self.manifest.folders
+        return not self.manifest.is_fresh(entry)
 
     def _attachment(self, kind: str) -> AttachedEntry | None:
         check_kind(kind)
-        return next((entry for entry in self.manifest.attached if entry.kind == kind), None)
-
-    def _check_shard(self, shard: Shard) -> None:
-        if shard.header.dim != self.dim:
-            raise DimensionMismatch(
-                f"{shard.folder} has {shard.header.dim} dimensions, the gallery {self.dim}"
-            )
-        if shard.header.metric is not self.metric:
-            raise BadShard(
-                f"{shard.folder} was written for {shard.header.metric}, the gallery compares by "
-                f"{self.metric}: write it again for that"
-            )
-        self.check_fingerprint(shard.header.fingerprint, of=str(shard.folder))
+        return self.manifest.attachment(kind)
 
     def check_fingerprint(self, fingerprint: Fingerprint, *, of: str) -> None:
         """Raise ExtractorMismatch, naming the fields, unless it is this gallery's."""
-        differences = fingerprint.differences(self.fingerprint)
-        if differences:
-            raise ExtractorMismatch(
-                f"{of} comes from another extractor than {self.path} "
-                f"({'; '.join(differences)}): its vectors cannot be compared; use the gallery's"
-            )
+        check_fingerprint(fingerprint, self.manifest, of=of, gallery=self.path)
 
     def search(
         self,
@@ -432,7 +491,7 @@ class Gallery:
         found, _ = neighbours(
             present.searched, vectors, k=k, where=where, not_camera=not_camera, how=how
         )
-        return found
+        return [replace(one, rows=present.live.rows_of(one.rows)) for one in found]
 
     @property
     def graph(self) -> "Graph | None":
@@ -452,20 +511,19 @@ class Gallery:
         whether it is exact.
 
         exact: compare all pairs; None does so up to some 300,000 rows, and beyond asks an
-        approximate index, which answers then say. Adding makes the graph stale. Raises UsageError
-        for an inner product gallery or too few rows, GalleryLocked, NotFiniteError.
+        approximate index, which answers then say. Adding and deleting make the graph stale.
+        Raises UsageError for an inner product gallery or too few rows, GalleryLocked,
+        NotFiniteError.
         """
-        if self.metric is Metric.INNER_PRODUCT:
-            raise UsageError("a graph needs distances: an inner product gallery has none")
-        from .graph import make_graph, write_graph
+        from .graph import write_graph
+        from .remake import graph_about
 
-        present = self._generation  # another thread may add meanwhile
-        items = present.searched.rows.items
-        graph = make_graph(present.matrix, items=items, reranking=rerank, exact=exact)
+        graph, generation = self._generation.make_graph(rerank, exact=exact)
         self.attach(
             "graph",
             lambda folder: write_graph(folder, graph),
-            generation=present.manifest.generation,
+            generation=generation,
+            about=graph_about(rerank, exact=exact),
         )
         return graph.exact
 
@@ -487,12 +545,15 @@ class Gallery:
 
         Rows that are added later are compared exactly. Raises UsageError, GalleryLocked.
         """
-        present = self._generation  # another thread may add meanwhile
-        built = present.make_index(kind, recall=recall, memory=memory, progress=progress)
+        built, generation = self._generation.make_index(
+            kind, recall=recall, memory=memory, progress=progress
+        )
         if built is None:
-            if self.attached("index") is not None:
-                self._generation = Generation(self.path, detach(self.path, "index"))
+            with self.writing() as writer:
+                if writer.present.attachment("index") is not None:
+                    detach(writer, "index")
+                self.refresh()
+                retire(self.path, writer.present)
             return None
-        generation = present.manifest.generation
         self.attach("index", built.write, generation=generation, about=built.about(recall))
         return self.index

@@ -1,6 +1,6 @@
 """One generation of a gallery, opened: nothing in it changes, what is made of it is kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,17 +11,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .allowed import Filters
+from .append import shard_at
 from .attached import attached_folder
 from .columns import Columns
+from .commit import Opened
+from .deletions import Live, read_live
 from .device_kept import Devices, KeptRows, named_devices
 from .errors import CorruptGallery, UsageError
 from .exact import Block
 from .items import STANDARD, stack
 from .knn import Rows
-from .manifest import Manifest
+from .lease import Lease
+from .manifest import Manifest, ShardEntry
 from .metric import Metric
 from .query import How, Reranker, Searched
-from .shard import Shard, open_shard
+from .shard import Shard
 
 if TYPE_CHECKING:
     from .device_rows import DeviceRows
@@ -37,25 +41,102 @@ _PREPARED = 4
 
 @dataclass(frozen=True)
 class Generation:
-    """The folder of a gallery at one manifest."""
+    """The folder of a gallery at one manifest.
+
+    lease: keeps its files there. known: shards that a former generation has opened, by folder.
+    """
 
     path: Path
     manifest: Manifest
+    lease: Lease = field(compare=False)
+    known: Mapping[str, Shard] = field(default_factory=dict, repr=False, compare=False)
     _kept_rows: KeptRows = field(default_factory=KeptRows, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, path: Path, opened: Opened, *, former: "Generation | None" = None) -> "Generation":
+        """An opened generation; what a former one has read of the same shards is used again."""
+        known = {} if former is None else former.opened_shards
+        # By their bytes: a gallery that is put in this one's place may use the same names.
+        listed = {entry.folder: entry.sha256 for entry in opened.manifest.shards}
+        there = {
+            folder: shard for folder, shard in known.items() if listed.get(folder) == shard.sha256
+        }
+        return cls(path, opened.manifest, opened.lease, there)
+
+    @property
+    def opened_shards(self) -> Mapping[str, Shard]:
+        """The shards that are opened already, by folder."""
+        if "shards" not in self.__dict__:
+            return self.known
+        return dict(zip(self.manifest.folders, self.shards, strict=True))
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        shards = tuple(open_shard(self.path / entry.folder) for entry in self.manifest.shards)
-        for shard, entry in zip(shards, self.manifest.shards, strict=True):
-            if shard.header.rows != entry.rows:
-                raise CorruptGallery(
-                    f"{shard.folder}: shard.json says {shard.header.rows} rows, the manifest "
-                    f"{entry.rows}: restore it from a copy"
-                )
-        return shards
+        """Its shards, deleted rows included."""
+        return tuple(map(self._opened, self.manifest.shards))
+
+    def _opened(self, entry: ShardEntry) -> Shard:
+        shard = self.known.get(entry.folder) or shard_at(self.path, entry)
+        if shard.header.rows != entry.rows:
+            raise CorruptGallery(
+                f"{shard.folder}: shard.json says {shard.header.rows} rows, the manifest "
+                f"{entry.rows}: restore it from a copy"
+            )
+        return shard
+
+    @cached_property
+    def live(self) -> Live:
+        """Which of the stored rows are not deleted."""
+        return read_live(self.path, self.manifest)
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """The items, in the order of the rows."""
+        stored, mask = self.searched.items, self.live.mask
+        return stored if mask is None else stored.filter(pa.array(mask))
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """The item ids of the rows."""
+        ids: NDArray[np.int64] = self.searched.rows.items
+        return ids if self.live.mask is None else ids[self.live.mask]
+
+    @cached_property
+    def blocks(self) -> tuple[NDArray[np.generic], ...]:
+        """The vectors of the rows in order, (n, D) each: mapped where nothing of a shard is
+        deleted, else a copy."""
+        return tuple(
+            shard.vectors if deleted is None else shard.vectors[~deleted]
+            for shard, deleted in zip(self.shards, self.live.deleted, strict=True)
+        )
+
+    def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Copies of the vectors in those rows: float32 (n, D). Raises IndexError."""
+        found = np.empty((len(rows), self.manifest.dim), np.float32)
+        for place, row in enumerate(rows):
+            shard, local = self._stored(row)
+            found[place] = shard.vectors[local]
+        return found
+
+    def root_of(self, row: int) -> str:
+        """The folder that the row's `source` is relative to. Raises IndexError."""
+        return self._stored(row)[0].header.root
+
+    def _stored(self, row: int) -> tuple[Shard, int]:
+        """The shard that holds a row, and where in it."""
+        if not 0 <= row < self.manifest.rows:
+            raise IndexError(
+                f"there is no row {row}; there are {self.manifest.rows}, counted from 0"
+            )
+        stored = int(self.live.stored_of(np.array([row]))[0])
+        ends = np.cumsum([shard.header.rows for shard in self.shards])
+        place = int(np.searchsorted(ends, stored, side="right"))
+        shard = self.shards[place]
+        return shard, stored - int(ends[place]) + shard.header.rows
 
     @cached_property
     def searched(self) -> Searched:
+        """What a query searches: the stored rows, of which none that is deleted is allowed."""
         items = stack([shard.items for shard in self.shards] or [_no_items()])
         return Searched(
             rows=Rows(
@@ -66,7 +147,8 @@ class Generation:
                 metric=self.manifest.metric,
             ),
             items=items,
-            filters=Filters(Columns(items), items.num_rows),
+            live=self.live,
+            filters=Filters(Columns(items), self.live),
             roots=[shard.header.root for shard in self.shards],
             dim=self.manifest.dim,
             generation=self.manifest.generation,
@@ -101,13 +183,13 @@ class Generation:
 
     @cached_property
     def matrix(self) -> NDArray[np.float32]:
-        """All vectors in one array, (N, D) float32: mapped where they lie so, else a copy."""
-        blocks = [shard.vectors for shard in self.shards]
-        if len(blocks) == 1 and blocks[0].dtype == np.float32:
-            return cast("NDArray[np.float32]", blocks[0])
-        if not blocks:
+        """The vectors of all rows in one array, (N, D) float32: mapped where they lie so, else a
+        copy."""
+        if len(self.blocks) == 1 and self.blocks[0].dtype == np.float32:
+            return cast("NDArray[np.float32]", self.blocks[0])
+        if not self.blocks:
             return np.empty((0, self.manifest.dim), np.float32)
-        return np.concatenate([block.astype(np.float32) for block in blocks])
+        return np.concatenate([block.astype(np.float32) for block in self.blocks])
 
     @cached_property
     def graph(self) -> "tuple[Graph | None, str]":
@@ -115,15 +197,12 @@ class Generation:
         words."""
         from .graph import read_graph
 
-        kept = [entry for entry in self.manifest.attached if entry.kind == "graph"]
-        if not kept:
+        kept = self.manifest.attachment("graph")
+        if kept is None:
             return None, "no neighbour graph"
-        if kept[0].covers != self.manifest.folders:
-            return None, "a stale neighbour graph, items having been added,"
-        folder = attached_folder(self.path, kept[0])
-        if folder is None:
-            return None, "a neighbour graph that a later generation has replaced"
-        graph = read_graph(folder, rows=self.manifest.rows)
+        if not self.manifest.is_fresh(kept):
+            return None, "a stale neighbour graph, items having been added or deleted,"
+        graph = read_graph(attached_folder(self.path, kept), rows=self.manifest.rows)
         return graph, f"a neighbour graph for k1 = {graph.k1}"
 
     @property
@@ -138,15 +217,13 @@ class Generation:
         from .index import open_index
         from .index_tuning import Rows as Vectors
 
-        kept = [entry for entry in self.manifest.attached if entry.kind == "index"]
-        if not kept:
+        kept = self.manifest.attachment("index")
+        if kept is None:
             return None, "no index"
-        covers = kept[0].covers
+        covers = kept.covers
         if covers != self.manifest.folders[: len(covers)] or not covers:
             return None, "an index of other rows"
-        folder = attached_folder(self.path, kept[0])
-        if folder is None:
-            return None, "an index that a later generation has replaced"
+        folder = attached_folder(self.path, kept)
         rows = sum(shard.rows for shard in self.manifest.shards[: len(covers)])
         index = open_index(
             folder,
@@ -155,7 +232,17 @@ class Generation:
             metric=self.manifest.metric,
             take=Vectors([shard.vectors for shard in self.shards]).take,
         )
-        return index, f"{index.kind} index of {rows:,} of {self.manifest.rows:,} rows"
+        return index, f"{index.kind} index of {rows:,} of {self.manifest.stored:,} rows"
+
+    def make_graph(self, rerank: "Reranking", *, exact: bool | None) -> "tuple[Graph, int]":
+        """A neighbour graph of these rows, not yet written, and the number of this generation; see
+        `Gallery.build_graph`."""
+        from .graph import make_graph
+
+        if self.manifest.metric is Metric.INNER_PRODUCT:
+            raise UsageError("a graph needs distances: an inner product gallery has none")
+        graph = make_graph(self.matrix, items=self.ids, reranking=rerank, exact=exact)
+        return graph, self.manifest.generation
 
     def make_index(
         self,
@@ -164,9 +251,9 @@ class Generation:
         recall: float,
         memory: int | None,
         progress: Callable[[int], object],
-    ) -> "BuiltIndex | None":
+    ) -> "tuple[BuiltIndex | None, int]":
         """An approximate index of these rows, not yet written; None where `kind` is "flat", or
-        "auto" and comparing every row is the right choice.
+        "auto" and comparing every row is the right choice. And the number of this generation.
 
         kind: one of index_build.KINDS; "auto" is decided by rows, dimensions, recall and memory:
         the bytes that it may take, half of what is free unless given (see
@@ -177,17 +264,18 @@ class Generation:
         check_request(kind, recall)
         if kind == "auto":
             memory = available_memory() if memory is None else memory
-            rows, dim = self.manifest.rows, self.manifest.dim
+            rows, dim = self.manifest.stored, self.manifest.dim
             kind = choose_kind(rows, dim, recall=recall, memory=memory)
         if kind == "flat":
-            return None
-        return build_index(
+            return None, self.manifest.generation
+        built = build_index(
             [shard.vectors for shard in self.shards],
             kind,
             metric=self.manifest.metric,
             recall=recall,
             progress=progress,
         )
+        return built, self.manifest.generation
 
     def reranker(self, rerank: "Reranking", graph: str) -> Reranker:
         """What re-ranks one query, with the graph of all rows ("whole") or of the "allowed".
@@ -202,7 +290,7 @@ class Generation:
             return self.reranking(rerank)
         from .rerank_gallery import AllowedRows
 
-        return AllowedRows(self.matrix, self.searched.rows.items, rerank)
+        return AllowedRows(self.matrix, self.ids, rerank)
 
     def reranking(self, rerank: "Reranking") -> "WholeGallery":
         """Re-ranking with the graph of all rows, kept for the next query.
@@ -218,7 +306,7 @@ class Generation:
             fits = graph is not None and graph.fits(rerank)
             prepared = gallery_reranking(
                 self.matrix,
-                self.searched.rows.items,
+                self.ids,
                 rerank,
                 graph=graph if fits else None,
                 missing=f"{self.path} has {has} and too many items to make one for a query: run "

@@ -4,7 +4,6 @@ graph.h5      the arrays below, uncompressed and contiguous, mapped in place
 graph.json    what they are
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadShard, CorruptGallery
-from .files import write_json
+from .files import json_bytes, write_file
 from .index import approximate_neighbours
 from .neighbours import Neighbourhood, exact_neighbours, neighbourhood
+from .reading import read_json, whole
 from .reciprocal import Sparse, fill_distances, inverted, robust_sets, room
 from .rerank import Reranking
 from .vectors import ArrayStream, map_arrays, write_vectors
@@ -25,6 +25,8 @@ from .vectors import ArrayStream, map_arrays, write_vectors
 EXACT_ROWS = 300_000
 """Up to so many rows a graph is exact unless asked otherwise: two cores need some three minutes
 for as many of 256 dimensions, and the time grows with the square."""
+
+_LARGEST_JSON = 2**20
 
 _KINDS = {
     "index": ("int32",),
@@ -117,19 +119,18 @@ def write_graph(folder: Path, graph: Graph) -> None:
         folder / "graph.h5", {name: ArrayStream.of(array) for name, array in arrays.items()}
     )
     rows, length = graph.near.index.shape
-    write_json(
-        folder / "graph.json",
-        {"rows": rows, "neighbours": length, "k1": graph.k1, "exact": graph.exact},
-    )
+    facts = {"rows": rows, "neighbours": length, "k1": graph.k1, "exact": graph.exact}
+    write_file(folder / "graph.json", json_bytes(facts), sync=False)
 
 
 def read_graph(folder: Path, *, rows: int) -> Graph:
-    """Open a graph of so many rows; its arrays are mapped.
+    """Open a graph of so many rows; its large arrays are mapped.
 
     All indices are looked at, as compiled loops follow them without a check. Raises CorruptGallery.
     """
     try:
-        data = json.loads((folder / "graph.json").read_bytes())
+        data = read_json(folder / "graph.json", most=_LARGEST_JSON)
+        neighbours = whole(data["neighbours"], name="neighbours", most=rows)
         arrays = map_arrays(folder / "graph.h5", _KINDS)
         graph = Graph(
             near=Neighbourhood(
@@ -147,10 +148,10 @@ def read_graph(folder: Path, *, rows: int) -> Graph:
                 cast("NDArray[np.int32]", arrays["holder_index"]),
                 np.empty(0, np.int8),
             ),
-            k1=int(data["k1"]),
+            k1=whole(data["k1"], name="k1", least=1, most=rows),
             exact=bool(data["exact"]),
         )
-        _check(graph, arrays, rows=rows, neighbours=int(data["neighbours"]))
+        _check(graph, arrays, rows=rows, neighbours=neighbours)
     except (OSError, BadShard, LookupError, TypeError, ValueError) as error:
         raise CorruptGallery(
             f"{folder}: the neighbour graph cannot be read ({error}); reid graph makes it again"
@@ -172,13 +173,17 @@ def _check(graph: Graph, arrays: Mapping[str, NDArray[Any]], *, rows: int, neigh
         "holder_index": (holders,),
     }
     shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes != expected or neighbours <= graph.k1 or graph.k1 < 1:
+    if shapes != expected or neighbours <= graph.k1:
         raise ValueError(f"its arrays have the shapes {shapes}, not those of {rows} rows")
     for sparse in (graph.sets, graph.holders):
-        if sparse.offsets[0] != 0 or (np.diff(sparse.offsets) < 0).any():
+        # Not by their differences, which may be too large for their type.
+        if sparse.offsets[0] != 0 or (sparse.offsets[1:] < sparse.offsets[:-1]).any():
             raise ValueError("its offsets do not ascend")
     if np.diff(graph.sets.offsets).max() > room(graph.k1):
         raise ValueError("a set has more members than there can be")
     for index in (graph.near.index, graph.sets.index, graph.holders.index):
         if index.size and not 0 <= index.min() <= index.max() < rows:
             raise ValueError("it names rows that are not there")
+    for squared in (graph.near.squared, graph.near.farthest, graph.sets.values):
+        if not (np.isfinite(squared) & (squared >= 0)).all():
+            raise ValueError("it has distances that are none")

@@ -5,7 +5,6 @@ index.faiss    the index, mapped in place
 index.json     what it is, and how much effort which search needs, measured when it was built
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import CorruptGallery, MissingExtra
 from .metric import Metric
+from .reading import number, read_json, text, whole
 from .threads import over_ranges
 
 CLASSES = {
@@ -36,6 +36,12 @@ _PIECE = 8
 
 _LOOKED_AT = 16
 """Rows of an index that are compared with the gallery's when it is opened."""
+
+_EFFORT = 2**20
+"""An effort in `index.json` is at most so large, or as the index has rows: Faiss makes room for as
+many candidates."""
+
+_LARGEST_JSON = 2**24
 
 _CHUNK = 65536
 """Rows that are handed to Faiss at a time: 128 MiB at 512 dimensions."""
@@ -108,38 +114,47 @@ class IndexFacts:
     def from_json(cls, data: Any) -> "IndexFacts":
         """Raises LookupError, TypeError, ValueError where it is not such a record."""
         return cls(
-            kind=str(data["kind"]),
-            rows=int(data["rows"]),
-            dim=int(data["dim"]),
+            kind=text(data["kind"], name="kind"),
+            rows=whole(data["rows"], name="rows"),
+            dim=whole(data["dim"], name="dim"),
             metric=Metric(data["metric"]),
-            parameters={str(name): int(value) for name, value in data["parameters"].items()},
-            tuned=tuple(_tuned_from_json(entry) for entry in data["tuned"]),
-            batch_scan=float(data["batch_scan"]),
-            build_seconds=float(data["build_seconds"]),
-            tune_seconds=float(data["tune_seconds"]),
-            versions={str(name): str(value) for name, value in data["versions"].items()},
+            parameters={
+                name: whole(value, name=name) for name, value in dict(data["parameters"]).items()
+            },
+            tuned=tuple(_tuned_from_json(entry, rows=data["rows"]) for entry in data["tuned"]),
+            batch_scan=number(data["batch_scan"], name="batch_scan", least=0),
+            build_seconds=number(data["build_seconds"], name="build_seconds", least=0),
+            tune_seconds=number(data["tune_seconds"], name="tune_seconds", least=0),
+            versions={str(name): str(value) for name, value in dict(data["versions"]).items()},
         )
 
 
-def _tuned_from_json(data: Any) -> Tuned:
+def _tuned_from_json(data: Any, *, rows: int) -> Tuned:
     effort = data["effort"]
+    most = max(rows, _EFFORT)
+
+    def count(of: Any, name: str) -> int:
+        return whole(of[name], name=name, least=1, most=most)
+
+    def share(of: Any, name: str) -> float:
+        return number(of[name], name=name, least=0, most=1)
+
     entry = Tuned(
-        share=float(data["share"]),
-        k=int(data["k"]),
-        wanted=float(data["wanted"]),
+        share=share(data, "share"),
+        k=count(data, "k"),
+        wanted=share(data, "wanted"),
         effort=Effort(
-            value=int(effort["value"]),
-            probe=int(effort["probe"]),
-            fetch=int(effort["fetch"]),
-            agreement=float(effort["agreement"]),
-            rows_single=float(effort["rows_single"]),
-            rows_batch=float(effort["rows_batch"]),
-            recall=float(effort["recall"]),
-            accepted=float(effort["accepted"]),
+            value=count(effort, "value"),
+            probe=count(effort, "probe"),
+            fetch=count(effort, "fetch"),
+            agreement=share(effort, "agreement"),
+            rows_single=number(effort["rows_single"], name="rows_single", least=0),
+            rows_batch=number(effort["rows_batch"], name="rows_batch", least=0),
+            recall=share(effort, "recall"),
+            accepted=share(effort, "accepted"),
         ),
     )
-    if min(entry.k, entry.effort.value, entry.effort.probe, entry.effort.fetch) < 1:
-        raise ValueError("it has an effort below 1")
+    whole(entry.k * entry.effort.fetch, name="k times fetch", most=most)
     return entry
 
 
@@ -201,9 +216,14 @@ class Index:
         −1 where none was found.
 
         queries: float32 (Q, D), finite. effort: see Effort.value. allowed: bool (rows,), or None
-        for all rows.
+        for all rows. Raises CorruptGallery where the index names rows that it has not.
         """
-        return search_faiss(self.opened, queries, want, effort=effort, allowed=allowed)
+        found = search_faiss(self.opened, queries, want, effort=effort, allowed=allowed)
+        if found.size and not -1 <= found.min() <= found.max() < self.rows:
+            raise CorruptGallery(
+                f"the {self.kind} index names rows that are not there; `reid index` makes it again"
+            )
+        return found
 
 
 def search_faiss(
@@ -253,11 +273,13 @@ def _one_thread(faiss: Any) -> Iterator[None]:
 
 
 def write_index(folder: Path, opened: Any, facts: IndexFacts) -> None:
-    """Write the two files into a folder."""
-    from .files import write_json
+    """Write the two files into a folder; for `write_folder`, which syncs them."""
+    from .files import create, json_bytes, write_file
 
-    import_faiss().write_index(opened, str(folder / "index.faiss"))
-    write_json(folder / "index.json", facts.to_json())
+    faiss = import_faiss()
+    with create(folder / "index.faiss", sync=False) as file:
+        faiss.write_index(opened, faiss.PyCallbackIOWriter(file.write))
+    write_file(folder / "index.json", json_bytes(facts.to_json()), sync=False)
 
 
 def open_index(
@@ -277,7 +299,7 @@ def open_index(
     faiss = import_faiss()
     path = folder / "index.json"
     try:
-        facts = IndexFacts.from_json(json.loads(path.read_bytes()))
+        facts = IndexFacts.from_json(read_json(path, most=_LARGEST_JSON))
         path = folder / "index.faiss"
         opened = _map(path, facts.kind)
         found = (opened.ntotal, opened.d, opened.metric_type)

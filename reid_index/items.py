@@ -146,6 +146,12 @@ def _extra_type(name: str, kind: pa.DataType) -> pa.DataType:
     )
 
 
+def type_text(kind: pa.DataType) -> str:
+    """A column's type in words. Versions of Arrow call what a list holds by other names, which are
+    no part of its type."""
+    return str(pa.list_(kind.value_type)) if pa.types.is_list(kind) else str(kind)
+
+
 def stack(tables: Iterable[pa.Table]) -> pa.Table:
     """Conformed tables one below the other; a column that one lacks is null there.
 

@@ -1,40 +1,23 @@
-"""What a gallery folder holds at one generation, and how the next one is committed.
+"""What one generation of a gallery consists of, and its JSON: `manifest-NNNNNN.json`.
 
-    CURRENT                   names the present manifest and its sha256; the only file ever replaced
-    manifest-000001.json      every file of that generation, with bytes and sha256; immutable
-    shards/000001/            immutable
-    attached/000002-graph/    made from the shards; immutable, replaced by another when made again
-    lock                      held by the one writer; dies with its process
-
-A commit writes new folders, then a new manifest, then replaces CURRENT in one step: a crash at any
-instant leaves the old generation or the new one.
+Nothing here looks at files; commit.py reads and writes them.
 """
 
-import fcntl
-import hashlib
-import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from .errors import (
-    BadShard,
-    CorruptGallery,
-    FormatTooNew,
-    GalleryExists,
-    GalleryLocked,
-    GalleryNotFound,
-    UsageError,
-)
-from .files import json_bytes, sha256_file, sync_file, sync_folder, write_json
 from .fingerprint import Fingerprint
 from .metric import Metric
-from .shard import FILES, FORMAT, check_format
+from .shard import FORMAT
+
+DELETIONS = "deletions"
+"""What a reader must know of to read a manifest with deleted rows."""
+
+_MOST = 2**48
+"""Counts and sizes of more than this are not believed."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +29,41 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeletedEntry:
+    """Which rows of a shard are deleted: a bitmap (see deletions.py).
+
+    file: relative to the gallery. rows: how many are.
+    """
+
+    file: str
+    rows: int
+    entry: FileEntry
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A shard as a manifest lists it: folder relative to the gallery, rows, its files by name."""
+    """A shard as a manifest lists it.
+
+    folder: relative to the gallery. rows: stored in it, deleted ones too. files: by name. deleted:
+    what is deleted of it, if anything. first_item: its item ids are that and those following it,
+    one by one; None where they are not, and in formats before 1.3.
+    """
 
     folder: str
     rows: int
     files: Mapping[str, FileEntry]
+    deleted: DeletedEntry | None = None
+    first_item: int | None = None
+
+    @property
+    def gone(self) -> int:
+        """How many of its rows are deleted."""
+        return 0 if self.deleted is None else self.deleted.rows
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Of its files, by name."""
+        return {name: file.sha256 for name, file in self.files.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +71,15 @@ class AttachedEntry:
     """An attachment as a manifest lists it.
 
     kind: what it is; a gallery has at most one of each. folder: relative to the gallery. covers:
-    the folders of the shards that it was made from. files: its files by name. about: what there is
-    to say of it, a JSON object, for people.
+    the folders of the shards that it was made from, and deleted: how many of their rows were
+    deleted then. files: its files by name. about: what there is to say of it, a JSON object.
     """
 
     kind: str
     folder: str
     covers: tuple[str, ...]
     files: Mapping[str, FileEntry]
+    deleted: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,16 +92,56 @@ class Previous:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Event:
+    """What made a generation: never whom or what it was about, as that outlives erasure.
+
+    what: "create", "add", "delete", "compact", "rebuild", "attach", "detach"; "unknown" in old
+    formats. rows: added, deleted, or removed for good. kind: of the attachment.
+    """
+
+    what: str
+    rows: int = 0
+    kind: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """A generation as history tells it. created: UTC. rows: items in it, None where not known."""
+
+    generation: int
+    created: datetime
+    event: Event
+    rows: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owed:
+    """An attachment that was left out of a generation, as it was made from rows deleted since or by
+    another extractor, and is still to be made again.
+
+    about: how it was made, as `AttachedEntry` has it.
+    """
+
+    kind: str
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One generation of a gallery.
 
-    metric, dim, dtype, fingerprint: fixed when the gallery is made.
+    metric, dim, dtype, fingerprint: fixed when the gallery is made, or rebuilt.
     recipe: how to make the extractor again, in the words of whoever built the gallery: a JSON
         object, never interpreted here.
     next_item: the smallest item id not given yet.
     attached: what was made from the shards and is kept with them; later generations carry it on.
-    created: when this generation was committed, UTC.
-    previous: filled in by `commit`; None in the first generation.
+    created: when this generation was committed, UTC. event: what made it.
+    previous: filled in by `commit`; None in the first generation, and after a compaction.
+    history: the generations whose manifests compaction has removed, oldest first.
+    columns: the items' columns in all shards together, and their types as Arrow writes them; so
+        that rows can be added without a look at what is there. None in formats before 1.3.
+    keys: digests of the keys by which additions are known again.
+    owed: attachments that are to be made again, of kinds that are not attached.
     """
 
     generation: int
@@ -102,11 +155,26 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     attached: tuple[AttachedEntry, ...] = ()
     previous: Previous | None = None
+    event: Event = Event(what="unknown")
+    history: tuple[Past, ...] = ()
+    columns: Mapping[str, str] | None = None
+    keys: tuple[str, ...] = ()
+    owed: tuple[Owed, ...] = ()
+
+    @property
+    def stored(self) -> int:
+        """Rows in all shards together, deleted ones too."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def deleted(self) -> int:
+        """Rows that are deleted and still stored."""
+        return sum(shard.gone for shard in self.shards)
 
     @property
     def rows(self) -> int:
-        """Items in all shards together."""
-        return sum(shard.rows for shard in self.shards)
+        """Items: rows that are not deleted."""
+        return self.stored - self.deleted
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -116,233 +184,58 @@ class Manifest:
     @property
     def file_name(self) -> str:
         """The name of this generation's manifest file."""
-        return f"manifest-{self.generation:06d}.json"
+        return manifest_name(self.generation)
+
+    @property
+    def past(self) -> Past:
+        """This generation as history will tell it."""
+        return Past(
+            generation=self.generation, created=self.created, event=self.event, rows=self.rows
+        )
+
+    def attachment(self, kind: str) -> AttachedEntry | None:
+        """What is attached of that kind."""
+        return next((entry for entry in self.attached if entry.kind == kind), None)
+
+    def is_fresh(self, entry: AttachedEntry) -> bool:
+        """Whether an attachment was made from just the present rows."""
+        return entry.covers == self.folders and entry.deleted == self.deleted
 
 
-def read_current(gallery: Path, *, writing: bool = False) -> Manifest:
-    """The present manifest, its own checksum and the size of every file of the shards checked.
-    Those of an attachment are checked when it is used: without it the gallery is whole.
-
-    writing: the caller is going to commit the next one, which would drop fields that only a newer
-    minor format knows; so those are then refused. Raises GalleryNotFound, CorruptGallery (which
-    file and what is wrong), FormatTooNew.
-    """
-    path = gallery / "CURRENT"
-    try:
-        current = json.loads(path.read_bytes())
-        check_format(current, path)
-        if writing and current["format"][1] > FORMAT[1]:
-            raise FormatTooNew(
-                f"{gallery} was written by a newer reid-index, so this one only reads it; upgrade "
-                "reid-index to add to it"
-            )
-        manifest = _read_manifest(gallery, current)
-    except (FileNotFoundError, NotADirectoryError):
-        raise GalleryNotFound(_what_is_there(gallery)) from None
-    except (FormatTooNew, CorruptGallery):
-        raise
-    except BadShard as error:
-        raise CorruptGallery(f"{error}; restore it from a copy") from None
-    except KeyError as error:
-        raise CorruptGallery(f"{path}: the field {error} is missing; restore it") from None
-    except ValueError as error:
-        raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
-    for shard in manifest.shards:
-        wrong = wrong_size(gallery, shard)
-        if wrong:
-            raise CorruptGallery(f"{wrong}: restore it from a copy")
-    return manifest
+def manifest_name(generation: int) -> str:
+    """The name of the manifest file of a generation."""
+    return f"manifest-{generation:06d}.json"
 
 
-def wrong_size(gallery: Path, listed: "ShardEntry | AttachedEntry") -> str | None:
-    """Which file of a shard or attachment is gone or of another size, in words, if any is."""
-    for name, entry in listed.files.items():
-        file = gallery / listed.folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size is None:
-            return f"{file} is gone"
-        if size != entry.size:
-            return f"{file} has {size} bytes, not {entry.size}"
-    return None
-
-
-def _what_is_there(gallery: Path) -> str:
-    if not gallery.exists():
-        return f"{gallery}: there is no such folder; reid build makes one"
-    return f"{gallery} is not a gallery: it has no CURRENT file"
-
-
-def _read_manifest(gallery: Path, current: Mapping[str, Any]) -> Manifest:
-    name, expected = _manifest_name(str(current["manifest"])), str(current["sha256"])
-    path = gallery / name
-    try:
-        raw = path.read_bytes()
-        if hashlib.sha256(raw).hexdigest() != expected:
-            raise ValueError("its sha256 is not the one that CURRENT names")
-        data = json.loads(raw)
-        check_format(data, path)
-        if data["format"] != current["format"]:
-            raise ValueError(f"it has format {data['format']}, CURRENT {current['format']}")
-        return _from_json(data)
-    except FileNotFoundError:
-        raise CorruptGallery(f"{path} is gone: restore it from a copy") from None
-    except FormatTooNew:
-        raise
-    except KeyError as error:
-        raise CorruptGallery(f"{path}: the field {error} is missing; restore it") from None
-    except (ValueError, TypeError) as error:
-        raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
-
-
-def listed_files(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
-    """Every file that the manifest lists, with what it should be."""
-    folders: Iterable[ShardEntry | AttachedEntry] = (*manifest.shards, *manifest.attached)
-    for listed in folders:
-        for name, entry in listed.files.items():
-            yield gallery / listed.folder / name, entry
-
-
-def earlier_manifests(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
-    """The manifests before this one, the latest first, with what each should be. Each is read
-    for the one before it, so the walk ends at one that is not what it should be."""
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    """As `manifest-NNNNNN.json` has it."""
     previous = manifest.previous
-    while previous is not None:
-        path = gallery / previous.name
-        yield path, previous.entry
-        try:
-            raw = path.read_bytes()
-        except OSError:
-            return
-        if hashlib.sha256(raw).hexdigest() != previous.entry.sha256:
-            return
-        previous = _previous_from_json(json.loads(raw)["previous"])
-
-
-def shards_at(gallery: Path, generation: int) -> tuple[str, ...]:
-    """The folders of the shards of a generation up to the present one.
-
-    Raises UsageError where the gallery has no such generation that can be read.
-    """
-    present = read_current(gallery)
-    if present.generation == generation:
-        return present.folders
-    for path, entry in earlier_manifests(gallery, present):
-        if path.name == f"manifest-{generation:06d}.json" and path.is_file():
-            raw = path.read_bytes()
-            if hashlib.sha256(raw).hexdigest() == entry.sha256:
-                return _from_json(json.loads(raw)).folders
-    raise UsageError(f"{gallery} has no generation {generation}; it is at {present.generation}")
-
-
-def refuse_taken(path: Path) -> None:
-    """Raise GalleryExists unless path is free, or holds what a crashed `create` left."""
-    if path.exists() and not path.is_dir():
-        raise GalleryExists(f"{path} is a file; choose another folder")
-    taken = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    taken -= {"lock", "manifest-000000.json", ".CURRENT.tmp"}
-    if taken:
-        what = "a gallery" if "CURRENT" in taken else f"other files ({min(taken)}, …)"
-        raise GalleryExists(f"{path} holds {what} already; choose another folder")
-
-
-def describe_shard(gallery: Path, folder: str, *, rows: int) -> ShardEntry:
-    """The manifest's entry of a shard that was just written: reads all of its bytes."""
-    return ShardEntry(folder=folder, rows=rows, files=_describe(gallery / folder, FILES))
-
-
-def describe_attached(
-    gallery: Path, folder: str, *, kind: str, covers: tuple[str, ...], about: Mapping[str, Any]
-) -> AttachedEntry:
-    """The manifest's entry of an attachment that was just written: reads all of its bytes.
-
-    Raises UsageError where a file's name is not letters, digits, dots and dashes.
-    """
-    names = sorted(path.name for path in (gallery / folder).iterdir())
-    for name in names:
-        if not _is_plain(name):
-            raise UsageError(f"an attached file cannot be called {name!r}; give it a plain name")
-    files = _describe(gallery / folder, names)
-    return AttachedEntry(kind=kind, folder=folder, covers=covers, files=files, about=about)
-
-
-def _describe(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
-    return {
-        name: FileEntry((folder / name).stat().st_size, sha256_file(folder / name))
-        for name in names
-    }
-
-
-def commit(gallery: Path, manifest: Manifest) -> Manifest:
-    """Make the manifest the present generation, and return it with its `previous`.
-
-    The caller holds the writer lock, and has made the manifest from the present one.
-    """
-    manifest = replace(manifest, previous=_present(gallery))
-    raw = json_bytes(_to_json(manifest))
-    path = gallery / manifest.file_name
-    path.write_bytes(raw)
-    sync_file(path)
-    sync_folder(gallery)
-    write_json(
-        gallery / "CURRENT",
-        {
-            "format": list(FORMAT),
-            "manifest": manifest.file_name,
-            "sha256": hashlib.sha256(raw).hexdigest(),
-        },
-    )
-    return manifest
-
-
-def _present(gallery: Path) -> Previous | None:
-    path = gallery / "CURRENT"
-    if not path.exists():
-        return None
-    current = json.loads(path.read_bytes())
-    size = (gallery / current["manifest"]).stat().st_size
-    return Previous(current["manifest"], FileEntry(size, current["sha256"]))
-
-
-@contextmanager
-def writer_lock(gallery: Path) -> Iterator[None]:
-    """Hold the gallery's one writer lock. Raises GalleryLocked where another process has it."""
-    descriptor = os.open(gallery / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise GalleryLocked(
-                f"{gallery}: another process is writing to it; wait until it has finished"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _to_json(manifest: Manifest) -> dict[str, Any]:
     return {
         "format": list(FORMAT),
-        "requires": [],
+        "requires": [DELETIONS] if manifest.deleted else [],
         "generation": manifest.generation,
         "created": manifest.created.isoformat(),
+        "event": _event_to_json(manifest.event),
         "metric": str(manifest.metric),
         "dim": manifest.dim,
         "dtype": manifest.dtype,
         "fingerprint": manifest.fingerprint.to_json(),
         "recipe": dict(manifest.recipe),
         "next_item": manifest.next_item,
+        "columns": None if manifest.columns is None else dict(manifest.columns),
         "previous": None
-        if manifest.previous is None
-        else {
-            "file": manifest.previous.name,
-            "bytes": manifest.previous.entry.size,
-            "sha256": manifest.previous.entry.sha256,
-        },
+        if previous is None
+        else {"file": previous.name, **_file_to_json(previous.entry)},
+        "keys": list(manifest.keys),
+        "owed": [{"kind": owed.kind, "about": dict(owed.about)} for owed in manifest.owed],
+        "history": [_past_to_json(past) for past in manifest.history],
         "shards": [
             {
                 "folder": shard.folder,
                 "rows": shard.rows,
                 "files": _files_to_json(shard.files),
+                "deleted": _deleted_to_json(shard.deleted),
+                "first_item": shard.first_item,
             }
             for shard in manifest.shards
         ],
@@ -351,6 +244,7 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
                 "kind": attached.kind,
                 "folder": attached.folder,
                 "covers": list(attached.covers),
+                "deleted": attached.deleted,
                 "files": _files_to_json(attached.files),
                 "about": dict(attached.about),
             }
@@ -359,48 +253,139 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _event_to_json(event: Event) -> dict[str, Any]:
+    said = {"what": event.what, "rows": event.rows, "kind": event.kind}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _past_to_json(past: Past) -> dict[str, Any]:
+    return {
+        "generation": past.generation,
+        "created": past.created.isoformat(),
+        "items": past.rows,
+        **_event_to_json(past.event),
+    }
+
+
+def _file_to_json(entry: FileEntry) -> dict[str, Any]:
+    return {"bytes": entry.size, "sha256": entry.sha256}
+
+
 def _files_to_json(files: Mapping[str, FileEntry]) -> dict[str, dict[str, Any]]:
-    return {name: {"bytes": entry.size, "sha256": entry.sha256} for name, entry in files.items()}
+    return {name: _file_to_json(entry) for name, entry in files.items()}
 
 
-def _from_json(data: Any) -> Manifest:
-    return Manifest(
-        generation=int(data["generation"]),
-        created=datetime.fromisoformat(data["created"]).astimezone(UTC),
+def _deleted_to_json(deleted: DeletedEntry | None) -> dict[str, Any] | None:
+    if deleted is None:
+        return None
+    return {"file": deleted.file, "rows": deleted.rows, **_file_to_json(deleted.entry)}
+
+
+def from_json(data: Any) -> Manifest:
+    """Raises LookupError, TypeError, ValueError where it is no manifest."""
+    manifest = Manifest(
+        generation=_count(data["generation"]),
+        created=_time(data["created"]),
         metric=Metric(data["metric"]),
-        dim=int(data["dim"]),
+        dim=_count(data["dim"]),
         dtype=str(data["dtype"]),
         fingerprint=Fingerprint.from_json(data["fingerprint"]),
         recipe=dict(data["recipe"]),
-        next_item=int(data["next_item"]),
+        next_item=_count(data["next_item"], most=2**62),
         shards=tuple(_shard_from_json(shard) for shard in data["shards"]),
         # Format 1.0 has none.
         attached=tuple(_attached_from_json(entry) for entry in data.get("attached", ())),
         previous=_previous_from_json(data["previous"]),
+        # Formats before 1.3 have none of these.
+        event=_event_from_json(data.get("event", {"what": "unknown"})),
+        history=tuple(_past_from_json(past) for past in data.get("history", ())),
+        columns=_columns_from_json(data.get("columns")),
+        keys=tuple(map(str, data.get("keys", ()))),
+        owed=tuple(
+            Owed(kind=str(owed["kind"]), about=dict(owed["about"])) for owed in data.get("owed", ())
+        ),
+    )
+    if manifest.dim < 1 or manifest.dtype not in ("float32", "float16"):
+        raise ValueError(f"it lists vectors of {manifest.dim} dimensions in {manifest.dtype}")
+    if len(set(manifest.folders)) < len(manifest.shards):
+        raise ValueError("it lists a shard twice")
+    return manifest
+
+
+def _columns_from_json(data: Any) -> dict[str, str] | None:
+    return None if data is None else {str(name): str(kind) for name, kind in data.items()}
+
+
+def _count(value: Any, *, most: int = _MOST) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"it has {value!r} where a count from 0 up is needed")
+    return value
+
+
+def _time(text: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text} is before the year 1 or after 9999 in UTC") from None
+
+
+def _event_from_json(data: Any) -> Event:
+    kind = data.get("kind")
+    return Event(
+        what=str(data["what"]),
+        rows=_count(data.get("rows", 0)),
+        kind=None if kind is None else str(kind),
+    )
+
+
+def _past_from_json(data: Any) -> Past:
+    return Past(
+        generation=_count(data["generation"]),
+        created=_time(data["created"]),
+        event=_event_from_json(data),
+        rows=None if data["items"] is None else _count(data["items"]),
     )
 
 
 def _previous_from_json(data: Any) -> Previous | None:
     if data is None:
         return None
-    return Previous(_manifest_name(data["file"]), FileEntry(int(data["bytes"]), data["sha256"]))
+    return Previous(check_manifest_name(data["file"]), _file_from_json(data))
 
 
-def _manifest_name(name: str) -> str:
-    if not re.fullmatch(r"manifest-[0-9]+\.json", name):
+def check_manifest_name(name: Any) -> str:
+    """The name, if it is one of a manifest. Raises ValueError."""
+    if not isinstance(name, str) or not re.fullmatch(r"manifest-[0-9]{6,12}\.json", name):
         raise ValueError(f"it names {name!r}, which is not a manifest")
     return name
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
+    """Whether a file may be called so: letters, digits, dots and dashes."""
     return re.fullmatch(r"\w[\w.-]*", name) is not None
 
 
 def _shard_from_json(data: Any) -> ShardEntry:
+    rows, first = _count(data["rows"]), data.get("first_item")
+    deleted = _deleted_from_json(data.get("deleted"))  # formats before 1.3 have none
+    if deleted is not None and not 0 < deleted.rows <= rows:
+        raise ValueError(f"of {rows} rows of {data['folder']} it has {deleted.rows} deleted")
     return ShardEntry(
-        folder=_inside(data["folder"], r"shards/[0-9]+"),
-        rows=int(data["rows"]),
+        folder=_inside(data["folder"], r"shards/[0-9]+(-[0-9]+)?"),
+        rows=rows,
         files=_files_from_json(data),
+        deleted=deleted,
+        first_item=None if first is None else _count(first, most=2**62),
+    )
+
+
+def _deleted_from_json(data: Any) -> DeletedEntry | None:
+    if data is None:
+        return None
+    return DeletedEntry(
+        file=_inside(data["file"], r"deleted/[0-9]+-[0-9]+\.bits"),
+        rows=_count(data["rows"]),
+        entry=_file_from_json(data),
     )
 
 
@@ -409,21 +394,23 @@ def _attached_from_json(data: Any) -> AttachedEntry:
         kind=str(data["kind"]),
         folder=_inside(data["folder"], r"attached/[0-9]+-[a-z]+"),
         covers=tuple(map(str, data["covers"])),
+        deleted=_count(data.get("deleted", 0)),  # formats before 1.3 have none
         files=_files_from_json(data),
         about=dict(data.get("about", {})),  # formats before 1.2 have none
     )
 
 
-def _inside(folder: str, pattern: str) -> str:
-    if not re.fullmatch(pattern, folder):
-        raise ValueError(f"it lists files outside the gallery ({folder})")
-    return folder
+def _inside(path: Any, pattern: str) -> str:
+    if not isinstance(path, str) or not re.fullmatch(pattern, path, re.ASCII):
+        raise ValueError(f"it lists files outside the gallery ({path})")
+    return path
 
 
 def _files_from_json(data: Any) -> dict[str, FileEntry]:
-    if not all(map(_is_plain, data["files"])):
+    if not all(map(is_plain, data["files"])):
         raise ValueError(f"it lists files outside the gallery ({data['folder']})")
-    return {
-        name: FileEntry(int(entry["bytes"]), str(entry["sha256"]))
-        for name, entry in data["files"].items()
-    }
+    return {name: _file_from_json(entry) for name, entry in data["files"].items()}
+
+
+def _file_from_json(data: Any) -> FileEntry:
+    return FileEntry(_count(data["bytes"]), str(data["sha256"]))

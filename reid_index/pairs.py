@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .errors import BadSource, UsageError
 from .protocol import NOBODY, UNKNOWN, label
+from .reading import PARQUET_ERRORS, ParquetTable
 
 POSITIVE, NEGATIVE = 1, 2
 """The kind of a pair of one person, and of one of two; 0 for a pair that does not count."""
@@ -233,7 +233,7 @@ def _table(path: Path) -> pa.Table:
     needed = ("a", "b", "same")
     try:
         if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path)
+            table = ParquetTable(path).read()
         else:
             # As text, or a source such as 0002 would become a number.
             texts = dict.fromkeys(needed, pa.string())
@@ -241,11 +241,12 @@ def _table(path: Path) -> pa.Table:
                 column_types=texts, strings_can_be_null=True, null_values=[""]
             )
             table = pa.csv.read_csv(path, convert_options=options)
-    except (pa.ArrowInvalid, OSError) as error:
+        names = table.column_names
+    except PARQUET_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise BadSource(f"{path}: cannot be read as a list of pairs: {reason}") from None
     for name in needed:
-        if name not in table.column_names:
+        if name not in names:
             raise BadSource(f"{path}: a list of pairs has the columns a, b and same, not {name!r}")
         if table[name].null_count:
             raise BadSource(f"{path}: column {name!r} has an empty cell; fill it or drop the line")

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from .allowed import Allowed, Filters
+from .deletions import Live
 from .errors import UsageError
 from .items import STANDARD
 from .knn import Neighbours, Rows, nearest
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 class Searched:
     """What is searched: one generation of a gallery, as `answer` needs it.
 
-    rows: all vectors, N rows. items: the N items. filters: on them. roots: per block, the folder
-    that `source` is relative to.
+    rows: all vectors that are stored, N rows. items: the N items. live: which of them are not
+    deleted. filters: on them. roots: per block, the folder that `source` is relative to.
     """
 
     rows: Rows
     items: pa.Table
+    live: Live
     filters: Filters
     roots: Sequence[str]
     dim: int
@@ -48,7 +50,7 @@ class Searched:
 @dataclass(frozen=True, kw_only=True)
 class RerankedRows:
     """One query's rows by re-ranked distance, nearest first, equal ones by item id; those
-    distances; how they were found, and whether exactly."""
+    distances; how they were found, and whether exactly. Rows that are not deleted, counted so."""
 
     rows: NDArray[np.int64]
     distances: NDArray[np.float64]
@@ -68,7 +70,8 @@ class Reranker(Protocol):
         passing: NDArray[np.bool_] | None,
     ) -> RerankedRows:
         """The k best of the passing rows, or fewer where fewer pass. Those are among the allowed
-        ones, the rest of which may take part in a graph. None: all rows."""
+        ones, the rest of which may take part in a graph. None: all rows. Masks over the rows that
+        are not deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +115,14 @@ def answer(
     if len(vectors) > 1:
         raise UsageError("re-ranking takes one vector: combine several with 'mean'")
     passing = _passing(searched, vectors[0], threshold, allowed.mask)
-    ranked = reranker()(vectors[0], k, allowed=allowed.mask, passing=passing)
+    live = searched.live
+    ranked = reranker()(
+        vectors[0], k, allowed=live.among(allowed.mask), passing=live.among(passing)
+    )
+    rows = live.stored_of(ranked.rows)
     found = Neighbours(
-        rows=ranked.rows,
-        scores=_scores(searched, vectors[0], ranked.rows),
+        rows=rows,
+        scores=_scores(searched, vectors[0], rows),
         allowed=allowed.count,
         path=ranked.path,
         exact=ranked.exact,
@@ -160,7 +167,7 @@ def neighbours(
     not_camera: Sequence[int],
     how: How,
 ) -> tuple[list[Neighbours], list[Mapping[str, float]]]:
-    """The neighbours of each vector (Q, D), and the seconds for those that share its filter.
+    """The stored neighbours of each vector (Q, D), and the seconds for those that share its filter.
 
     Equal filters are evaluated and searched together, whether equal in words or in what they allow.
     """
@@ -256,7 +263,7 @@ def _result(
         matches=matches,
         k=k,
         allowed=found.allowed,
-        rows=searched.items.num_rows,
+        rows=searched.live.count,
         threshold=threshold,
         metric=searched.metric,
         generation=searched.generation,

@@ -7,9 +7,10 @@
 Anyone with embeddings of their own can write one; a gallery is made of them.
 """
 
-import json
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -20,14 +21,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import BadItems, BadShard, FormatTooNew, NotFiniteError, UsageError
-from .files import write_folder, write_json
+from .errors import (
+    BadItems,
+    BadShard,
+    FormatTooNew,
+    NotFiniteError,
+    ReidIndexError,
+    UsageError,
+)
+from .files import create, json_bytes, write_file, write_folder
 from .fingerprint import Fingerprint
-from .items import conform, stack
+from .items import conform, stack, type_text
 from .metric import Metric
+from .reading import PARQUET_ERRORS, ParquetTable, number, parse_json, shown, text, whole
 from .vectors import HDF5_ERRORS, NAMES, ArrayStream, map_vectors, write_vectors
 
-FORMAT = (1, 2)
+FORMAT = (1, 3)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")
@@ -37,6 +46,9 @@ _LAST_ITEM = 2**62
 
 _PIECE = 4096
 """Rows handled at a time when a shard is read through: 8 MiB at 512 float32."""
+
+_ROW_GROUP = 65_536
+"""Most items that are compressed together, and read at a time where all are gone through."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +74,14 @@ class ShardHeader:
 
 @dataclass(frozen=True)
 class Shard:
-    """An opened shard. Its arrays are mapped, its items read, when first asked for."""
+    """An opened shard. Its arrays are mapped, its items read, when first asked for.
+
+    sha256: of its files by name, those that are known; items are compared with it as they are read.
+    """
 
     folder: Path
     header: ShardHeader
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def arrays(self) -> Mapping[str, NDArray[np.generic]]:
@@ -86,20 +102,41 @@ class Shard:
 
     @property
     def columns(self) -> pa.Schema:
-        """Names and types of the items' columns, without reading the items."""
-        return conform(pq.read_schema(self.folder / "items.parquet").empty_table()).schema
+        """Names and types of the items' columns."""
+        with self._parquet() as file:
+            return conform(file.schema.empty_table()).schema
 
     @cached_property
     def items(self) -> pa.Table:
         """The items, every standard column present, in the order of the vectors."""
+        with self._parquet() as file:
+            return conform(file.read())
+
+    def read_columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the items, those of them that there are, as `items` has them."""
+        with self._parquet() as file:
+            there = [name for name in names if name in file.schema.names]
+            return conform(file.read(columns=there)).select(there)
+
+    def item_batches(self) -> Iterator[pa.Table]:
+        """The items, some tens of thousands at a time, so that many take little memory."""
+        with self._parquet() as file:
+            for batch in file.batches(_ROW_GROUP):
+                yield conform(batch)
+
+    @contextmanager
+    def _parquet(self) -> Iterator[ParquetTable]:
         path = self.folder / "items.parquet"
         try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise BadShard(f"{path}: not a readable Parquet file ({error}): restore it") from None
-        if table.num_rows != self.header.rows:
-            raise BadShard(f"{path}: {table.num_rows} rows, but {self.header.rows} vectors")
-        return conform(table)
+            file = ParquetTable(read_checked(path, self.sha256.get(path.name)))
+            if file.rows != self.header.rows:
+                raise BadShard(f"{path}: {file.rows} rows, but {self.header.rows} vectors")
+            yield file
+        except ReidIndexError:
+            raise
+        except PARQUET_ERRORS as error:
+            reason = str(error).splitlines()[0]
+            raise BadShard(f"{path}: not a readable Parquet file ({reason}): restore it") from None
 
     def pieces(self, name: str) -> Iterator[NDArray[np.generic]]:
         """The rows of one array a few thousand at a time, copied: nothing stays mapped, so a
@@ -116,36 +153,50 @@ class Shard:
 class _Checked:
     """Passes rows of `global` on as they are to be stored, and remembers their largest norm."""
 
-    def __init__(self, *, metric: Metric, dtype: str) -> None:
+    def __init__(self, *, metric: Metric, dtype: str, normalise: bool) -> None:
         self.max_norm = 0.0
         self.normalised = True
         self._metric = metric
         self._dtype = dtype
+        self._normalise = normalise
         self._row = 0
 
     def __call__(self, piece: NDArray[np.generic]) -> NDArray[np.generic]:
         rows = piece.astype(np.float64)
         self._refuse(~np.isfinite(rows).all(axis=1), "holds NaN or Inf")
         with np.errstate(over="ignore"):
-            norms = np.sqrt((rows * rows).sum(axis=1))
+            norms = _lengths(rows)
             self._refuse(np.isinf(norms), f"is too large for {self._dtype}")
             if self._metric is Metric.COSINE:
                 self._refuse(norms == 0, "has length 0, so cosine has no direction to compare")
-                rows /= norms[:, None]
+                if self._normalise:
+                    rows /= norms[:, None]
+        if piece.dtype == self._dtype and not (self._normalise and self._metric is Metric.COSINE):
+            self._remember(norms)
+            return piece
+        with np.errstate(over="ignore"):
             stored = rows.astype(self._dtype)
         self._refuse(~np.isfinite(stored).all(axis=1), f"is too large for {self._dtype}")
-        lengths = np.sqrt((stored.astype(np.float64) ** 2).sum(axis=1))
+        self._remember(_lengths(stored.astype(np.float64)))
+        return cast("NDArray[np.generic]", stored)
+
+    def _remember(self, lengths: NDArray[np.float64]) -> None:
+        """Of rows as they are stored."""
         if len(lengths):
             self.max_norm = max(self.max_norm, float(lengths.max()))
             tolerance = 1e-6 if self._dtype == "float32" else 2e-3
             self.normalised &= bool((np.abs(lengths - 1) <= tolerance).all())
-        self._row += len(piece)
-        return cast("NDArray[np.generic]", stored)
+        self._row += len(lengths)
 
     def _refuse(self, bad: ArrayLike, what: str) -> None:
         if np.any(bad):
             row = self._row + int(np.argmax(bad))
             raise NotFiniteError(f"vector {row} (from 0) {what}")
+
+
+def _lengths(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths: NDArray[np.float64] = np.sqrt((rows * rows).sum(axis=1))
+    return lengths
 
 
 def write_shard(
@@ -157,13 +208,15 @@ def write_shard(
     metric: Metric,
     dtype: str = "float32",
     root: str = "",
+    normalise: bool = True,
 ) -> None:
     """Write a shard folder in one step; nothing is left of it when something raises.
 
     arrays: `global` (N, D) of any float type, optional `parts` (N, P, Dp), `visible` (N, P) of 0
     and 1.
     Rows of `global` are L2-normalised for cosine, kept as they are otherwise, and stored as dtype
-    ("float32" or "float16"); parts are stored in it too.
+    ("float32" or "float16"); parts are stored in it too. normalise: False for rows of another
+    shard, which are already as they are to be stored: doing it twice would change last bits.
     items: tables whose rows add up to N, in the order of the vectors, all of one schema.
 
     Raises NotFiniteError for NaN, Inf, a zero vector under cosine, or an overflow of dtype;
@@ -176,7 +229,7 @@ def write_shard(
     shape = arrays["global"].shape
     if len(shape) != 2 or shape[1] < 1:
         raise BadShard(f"vectors must have the shape (rows, dim), got {shape}")
-    checked = _Checked(metric=metric, dtype=dtype)
+    checked = _Checked(metric=metric, dtype=dtype, normalise=normalise)
     streams = {"global": ArrayStream(shape, dtype, map(checked, arrays["global"].pieces))}
     for name in [name for name in NAMES[1:] if name in arrays]:
         if arrays[name].shape[0] != shape[0]:
@@ -199,7 +252,7 @@ def write_shard(
             root=root,
             fingerprint=fingerprint,
         )
-        write_json(folder / "shard.json", _header_to_json(header))
+        write_file(folder / "shard.json", json_bytes(_header_to_json(header)), sync=False)
 
     write_folder(path, fill)
 
@@ -220,47 +273,68 @@ def _stored(name: str, stream: ArrayStream, kind: str) -> Iterator[NDArray[np.ge
 
 
 def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
+    """Write the tables as one file, and return their rows."""
     rows = 0
     writer: pq.ParquetWriter | None = None
-    try:
-        for table in tables:
-            table = conform(table)
-            # Before version 26, pyarrow could not read back lists of fixed size with nulls.
-            at = table.column_names.index("box")
-            table = table.set_column(at, "box", table["box"].cast(pa.list_(pa.float32())))
+    with create(path, sync=False) as file:
+        try:
+            for table in tables:
+                table = conform(table)
+                # Before version 26, pyarrow could not read back lists of fixed size with nulls.
+                at = table.column_names.index("box")
+                table = table.set_column(at, "box", table["box"].cast(pa.list_(pa.float32())))
+                if writer is None:
+                    writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+                if table.schema != writer.schema:
+                    raise BadItems("items: two pieces of one shard have different columns")
+                writer.write_table(table, row_group_size=_ROW_GROUP)
+                rows += table.num_rows
             if writer is None:
-                writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-            if table.schema != writer.schema:
-                raise BadItems("items: two pieces of one shard have different columns")
-            writer.write_table(table)
-            rows += table.num_rows
-        if writer is None:
-            raise BadItems("a shard needs a table of items, even an empty one")
-    finally:
-        if writer is not None:
-            writer.close()
+                raise BadItems("a shard needs a table of items, even an empty one")
+        finally:
+            if writer is not None:
+                writer.close()
     return rows
 
 
-def open_shard(folder: Path) -> Shard:
+def read_checked(path: Path, sha256: str | None) -> bytes:
+    """A file's bytes. Raises BadShard where a sha256 is given and is not theirs."""
+    content = path.read_bytes()
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise BadShard(f"{path}: its bytes have changed since it was written: restore it")
+    return content
+
+
+def open_shard(folder: Path, *, sha256: Mapping[str, str] | None = None) -> Shard:
     """Open a shard by its `shard.json`; arrays and items are looked at when asked for.
 
-    Raises BadShard for a folder that is none, FormatTooNew for one from a newer version.
+    sha256: of its files by name, where they are known. Raises BadShard for a folder that is none
+    or whose files are not those, FormatTooNew for one from a newer version.
     """
     path = folder / "shard.json"
+    expected = sha256 or {}
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(read_checked(path, expected.get(path.name)))
     except FileNotFoundError:
         raise BadShard(f"{folder} is not a shard: it has no shard.json") from None
+    except BadShard:
+        raise
     except ValueError as error:
         raise BadShard(f"{path} is not JSON ({error}): restore it from a copy") from None
-    return Shard(folder, _header_from_json(data, path))
+    header = _header_from_json(data, path)
+    vectors = folder / "vectors.h5"
+    needed = header.rows * header.dim * np.dtype(header.dtype).itemsize
+    if vectors.exists() and vectors.stat().st_size < needed:
+        raise BadShard(
+            f"{path}: {header.rows} rows of {header.dim} dimensions are more than vectors.h5 holds"
+        )
+    return Shard(folder, header, expected)
 
 
-def check_format(data: Any, path: Path) -> None:
-    """Refuse a missing format (BadShard), a newer major one, and one of a newer minor that
-    requires what this version does not know (FormatTooNew): to ignore a list of deletions, say,
-    would bring the deleted back. This version requires nothing."""
+def check_format(data: Any, path: Path, *, known: Sequence[str] = ()) -> None:
+    """Refuse a missing format (BadShard), a newer major one, and one that requires to know of
+    something else than `known` (FormatTooNew): to ignore a list of deletions, say, would bring the
+    deleted back."""
     version = data.get("format") if isinstance(data, dict) else None
     if not isinstance(version, list) or [type(part) for part in version] != [int, int]:
         raise BadShard(f"{path}: no format version in it, so it is not of this project")
@@ -269,11 +343,14 @@ def check_format(data: Any, path: Path) -> None:
             f"{path}: format {version[0]} is newer than the {FORMAT[0]} that this reid-index "
             "reads; upgrade reid-index"
         )
-    needed = data.get("requires", [])
+    required = data.get("requires", [])
+    if not isinstance(required, list):
+        raise BadShard(f"{path}: what it requires is {shown(required)}, not a list")
+    needed = [shown(name) for name in required if name not in known]
     if needed:
         raise FormatTooNew(
-            f"{path}: to read it one must know of {needed}, and this reid-index does not; upgrade "
-            "reid-index"
+            f"{path}: to read it one must know of [{', '.join(needed)}], and this reid-index does "
+            "not; upgrade reid-index"
         )
 
 
@@ -296,13 +373,13 @@ def _header_from_json(data: Any, path: Path) -> ShardHeader:
     check_format(data, path)
     try:
         return ShardHeader(
-            rows=int(data["rows"]),
-            dim=int(data["dim"]),
-            dtype=str(data["dtype"]),
+            rows=whole(data["rows"], name="rows"),
+            dim=whole(data["dim"], name="dim", least=1),
+            dtype=_dtype(data["dtype"]),
             normalised=bool(data["normalised"]),
-            max_norm=float(data["max_norm"]),
+            max_norm=number(data["max_norm"], name="max_norm", least=0),
             metric=Metric(data["metric"]),
-            root=str(data["root"]),
+            root=text(data["root"], name="root"),
             fingerprint=Fingerprint.from_json(data["fingerprint"]),
         )
     except KeyError as error:
@@ -311,6 +388,12 @@ def _header_from_json(data: Any, path: Path) -> ShardHeader:
         raise FormatTooNew(f"{path}: {error}") from None
     except (TypeError, ValueError) as error:
         raise BadShard(f"{path}: {error}") from None
+
+
+def _dtype(value: Any) -> str:
+    if value not in ("float32", "float16"):
+        raise ValueError(f"dtype is {shown(value)}, not float32 or float16")
+    return str(value)
 
 
 def merge_shards(
@@ -366,6 +449,8 @@ def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
     for table in map(conform, tables):
         given = table["item"]
         if given.null_count == table.num_rows:
+            if next_item + table.num_rows > _LAST_ITEM:
+                raise BadItems(f"items: there are no ids left below {_LAST_ITEM} to be given")
             ids = np.arange(next_item, next_item + table.num_rows)
             table = table.set_column(0, "item", pa.array(ids, pa.int64()))
         elif given.null_count:
@@ -384,14 +469,31 @@ def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
         yield table
 
 
-def check_alike(new: Shard, present: Sequence[Shard], *, of: Path) -> None:
-    """Raise BadItems unless the new shard's columns can stand below those of each present one of
-    the gallery `of`, BadShard unless it has the same arrays."""
-    stack(shard.columns.empty_table() for shard in (*present, new))
-    for shard in present[:1]:
-        mine, its = _widths(shard), _widths(new)
+def check_alike(
+    new: Shard, *, columns: Mapping[str, str], beside: Shard | None, of: Path
+) -> dict[str, str]:
+    """The columns of the gallery `of` with those of a new shard, and their types as text.
+
+    columns: those it has. beside: one of its shards. Raises BadItems where one column would have
+    two types, BadShard where the new shard has other arrays.
+    """
+    types = column_types(new)
+    for name, kind in types.items():
+        if columns.get(name, kind) != kind:
+            raise BadItems(
+                f"items: column {name!r} holds {kind}, that of {of} {columns[name]}: a column can "
+                "have one type"
+            )
+    if beside is not None:
+        mine, its = _widths(beside), _widths(new)
         if mine != its:
             raise BadShard(f"the rows hold {its}, those of {of} {mine}: all must have the same")
+    return {**columns, **types}
+
+
+def column_types(shard: Shard) -> dict[str, str]:
+    """A shard's columns and their types as text."""
+    return {column.name: type_text(column.type) for column in shard.columns}
 
 
 def _widths(shard: Shard) -> dict[str, tuple[int, ...]]:

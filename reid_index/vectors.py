@@ -4,8 +4,9 @@ Contiguous means that each data set is one run of bytes at a known offset, so th
 into memory in place instead of copying it.
 """
 
+import errno
+import io
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .errors import BadShard
+from .files import Output, create
 
 _KINDS = {
     "global": ("float32", "float16"),
@@ -28,7 +30,16 @@ the same kinds and `visible` (N, P) uint8 of 0 and 1."""
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 """What h5py raises for a damaged file."""
 
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+_COPIED = 2**20
+"""Bytes of an array up to which it is read instead of mapped: a mapping takes a descriptor, and
+there may be a thousand small shards."""
+
 _PIECE = 4096
+
+_BLOCK = 2048
+"""Bytes that HDF5 gives to what describes the data sets, before it gives more."""
 
 
 @dataclass(frozen=True)
@@ -50,34 +61,46 @@ class ArrayStream:
 
 
 def write_vectors(path: Path, arrays: Mapping[str, ArrayStream]) -> None:
-    """Write the file, piece by piece. Memory: one piece at a time.
+    """Write the file, piece by piece; for `write_folder`, which syncs it. Memory: one piece at a
+    time.
 
     Raises OSError, with errno and path, where the disk is full or fails.
     """
-    try:
-        _write(path, arrays)
-    except (OSError, RuntimeError) as error:
-        # HDF5 tells of a full disk in a paragraph of its own.
-        found = re.search(r"errno = (\d+)", str(error))
-        if found is None:
-            raise
-        number = int(found[1])
-        raise OSError(number, os.strerror(number), str(path)) from None
+    with create(path, sync=False) as output:
+        output.write(_head(arrays))
+        # As in a file that HDF5 opens itself, what describes the arrays takes the first block, and
+        # they follow without gaps: the first, at least, lies well in memory.
+        streams = list(arrays.items())
+        _fill(output, streams[:1], start=_BLOCK, of=path)
+        if streams[1:]:
+            _fill(output, streams[1:], start=1, of=path)
 
 
-def _write(path: Path, arrays: Mapping[str, ArrayStream]) -> None:
-    with h5py.File(path, "w", libver="earliest") as file:
+def _head(arrays: Mapping[str, ArrayStream]) -> bytes:
+    """The file without the arrays themselves."""
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver="earliest") as file:
         for name, stream in arrays.items():
             # HDF5 gives no bytes to a data set without elements, so there is nothing to map.
-            dataset = file.create_dataset(name, shape=stream.shape, dtype=stream.dtype)
+            file.create_dataset(name, shape=stream.shape, dtype=stream.dtype)
+    return content.getvalue()
+
+
+def _fill(
+    output: Output, streams: Iterable[tuple[str, ArrayStream]], *, start: int, of: Path
+) -> None:
+    """Write arrays, each at a multiple of `start`."""
+    output.check()  # HDF5 is to read only what could be written
+    aligned = {"alignment_threshold": 1, "alignment_interval": start}
+    with h5py.File(output, "r+", libver="earliest", **aligned) as file:
+        for name, stream in streams:
             row = 0
             for piece in stream.pieces:
-                dataset[row : row + len(piece)] = piece
+                file[name][row : row + len(piece)] = piece
                 row += len(piece)
+                output.check()
             if row != stream.shape[0]:
-                raise BadShard(
-                    f"{path.name}: {name} was promised {stream.shape[0]} rows, got {row}"
-                )
+                raise BadShard(f"{of.name}: {name} was promised {stream.shape[0]} rows, got {row}")
 
 
 def map_vectors(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -97,12 +120,22 @@ def map_arrays(path: Path, kinds: Mapping[str, tuple[str, ...]]) -> dict[str, ND
             return {
                 name: _map(path, name, file[name], allowed)
                 for name, allowed in kinds.items()
-                if name in file
+                # Not behind a link, which may lead to another file.
+                if isinstance(file.get(name, getlink=True), h5py.HardLink)
             }
     except BadShard:
         raise
     except HDF5_ERRORS as error:
+        refuse_shortage(error, path)
         raise BadShard(f"{path}: not a readable HDF5 file: {error!r}; restore it") from None
+
+
+def refuse_shortage(error: Exception, path: Path) -> None:
+    """Raise OSError where the system has no more of something: the file itself may be whole."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        more = "; compact the gallery to fewer shards, or raise the limit (ulimit -n)"
+        advice = more if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise OSError(error.errno, os.strerror(error.errno) + advice, str(path)) from None
 
 
 def _map(
@@ -120,4 +153,8 @@ def _map(
             f"{path}: {name} is chunked or compressed; write it contiguous "
             "(h5py create_dataset without chunks or compression)"
         )
+    if dataset.nbytes <= _COPIED:
+        array: NDArray[np.generic] = dataset[:]
+        array.flags.writeable = False
+        return array
     return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)

@@ -248,6 +248,16 @@ class Where:
         """
         return tuple(step if isinstance(step, str) else step.on(schema) for step in self.steps)
 
+    def columns(self, schema: pa.Schema) -> list[str]:
+        """The columns of that schema that it asks. Raises WhereError as `on` does."""
+        asked: dict[str, None] = {}
+        for step in self.on(schema):
+            if not isinstance(step, str):
+                asked[step.name] = None
+                if isinstance(step, OfColumns):
+                    asked[step.other] = None
+        return list(asked)
+
     def mask(self, table: pa.Table) -> NDArray[np.bool_]:
         """Whether the expression is true for each row: bool (rows,); False where it is unknown.
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import Disk
 
-from reid_index import Fingerprint, Gallery
+from reid_index import Fingerprint, Gallery, files
 from reid_index.index import import_faiss
 
 pytest_plugins = ["evaluation_world"]
@@ -70,6 +71,12 @@ def one_thread() -> Iterator[None]:
     faiss.omp_set_num_threads(1)
     yield
     faiss.omp_set_num_threads(before)
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test outlives the kernel, so nothing needs to be synced in earnest."""
+    monkeypatch.setattr(files, "os", Disk())
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from reid_index import allowed as module
 from reid_index.allowed import Allowed, Filters
 from reid_index.columns import Columns
+from reid_index.deletions import Live
 from reid_index.errors import UsageError
 
 CAMERAS = [1, 2, None, 3, 1, 2, 2, 3]
@@ -17,7 +18,7 @@ CAMERAS = [1, 2, None, 3, 1, 2, 2, 3]
 @pytest.fixture
 def filters() -> Filters:
     table = pa.table({"camera": pa.array(CAMERAS, pa.int32())})
-    return Filters(Columns(table), len(CAMERAS))
+    return Filters(Columns(table), Live([len(CAMERAS)], [None]))
 
 
 def test_a_filter_that_comes_again_is_the_one_that_was_kept(filters: Filters) -> None:

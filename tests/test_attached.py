@@ -1,4 +1,4 @@
-"""Attachments: what is kept with a gallery, which rows it was made from, and crashes on the way."""
+"""Attachments: what is kept with a gallery, which rows it was made from, and how long it stays."""
 
 import json
 import shutil
@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from conftest import ROWS, contents, ids
-from test_commit import Crash, crash_at
 from test_gallery import rewrite
 
 from reid_index import Gallery, verify_gallery
+from reid_index.commit import writer_lock
 from reid_index.errors import CorruptGallery, GalleryLocked, UsageError
-from reid_index.manifest import writer_lock
 
 MakeGallery = Callable[..., Gallery]
 GOLDEN = Path(__file__).parent / "data" / "format_v1"
@@ -73,20 +72,45 @@ def test_what_was_made_before_others_added_is_stale_at_once(gallery: Gallery) ->
     assert (gallery.is_stale("graph"), len(gallery)) == (True, 4)
     gallery.attach("graph", writes(a="new"), generation=gallery.manifest.generation)
     assert not gallery.is_stale("graph")
-    with pytest.raises(UsageError, match="no generation 9; it is at 4"):
+    with pytest.raises(UsageError, match=r"generation 9 is gone, it is at 4; .* is not kept"):
         gallery.attach("graph", writes(a="x"), generation=9)
 
 
-def test_the_former_one_is_removed_by_the_commit_after(gallery: Gallery) -> None:
+def test_what_was_made_before_others_deleted_is_stale_at_once(gallery: Gallery) -> None:
+    """It carries how many rows were deleted when it was made, not how many are now."""
+    before = gallery.manifest.generation
+    with Gallery.open(gallery.path) as other:
+        other.delete(items=[0])
+        between = other.manifest.generation
+        other.delete(items=[2])
+    for generation, deleted in ((before, 0), (between, 1)):
+        gallery.attach("graph", writes(a="old"), generation=generation)
+        [entry] = gallery.manifest.attached
+        assert (entry.deleted, gallery.manifest.deleted) == (deleted, 2)
+        for seen in (gallery, Gallery.open(gallery.path)):
+            assert seen.is_stale("graph")
+            assert seen.graph is None
+    gallery.attach("graph", writes(a="new"), generation=gallery.manifest.generation)
+    assert gallery.manifest.attached[0].deleted == 2
+    assert not gallery.is_stale("graph")
+
+
+def test_the_former_one_is_removed_at_once_unless_a_reader_holds_it(gallery: Gallery) -> None:
     attach(gallery, "graph", a="one")
-    reader = Gallery.open(gallery.path)
-    attach(gallery, "graph", a="two")
-    former = reader.attached("graph")
-    assert former is not None
-    assert contents(former) == {"a.txt": b"one"}
-    gallery.add(ROWS[:1])
-    assert contents(gallery.path / "attached") == {"000003-graph/a.txt": b"two"}
-    assert len(Gallery.open(gallery.path).manifest.attached) == 1
+    with Gallery.open(gallery.path) as reader:
+        attach(gallery, "graph", a="two")
+        former = reader.attached("graph")
+        assert former is not None
+        assert contents(former) == {"a.txt": b"one"}
+        attach(gallery, "calibration", c="x")
+        assert contents(former) == {"a.txt": b"one"}
+    attach(gallery, "graph", a="three")
+    assert contents(gallery.path / "attached") == {
+        "000004-calibration/c.txt": b"x",
+        "000005-graph/a.txt": b"three",
+    }
+    assert verify_gallery(gallery) == []
+    assert len(Gallery.open(gallery.path).manifest.attached) == 2
 
 
 BROKEN = {
@@ -128,7 +152,12 @@ def test_a_broken_one_is_named_and_made_again(
 
 @pytest.mark.parametrize("kind", ["graph", "index"])
 @pytest.mark.parametrize(
-    ("change", "words"), [("cut", "has 2 bytes, not 3"), ("remove", "is gone")]
+    ("change", "words"),
+    [
+        ("cut", "has 2 bytes, not 3"),
+        ("flip", ": its bytes have changed since it was written"),
+        ("remove", "is gone"),
+    ],
 )
 def test_a_broken_one_is_refused_where_it_is_used(
     gallery: Gallery, kind: str, change: str, words: str
@@ -136,37 +165,8 @@ def test_a_broken_one_is_refused_where_it_is_used(
     attach(gallery, kind, a="one")
     BROKEN[change](gallery.path / f"attached/000002-{kind}/a.txt")
     opened = Gallery.open(gallery.path)
-    with pytest.raises(CorruptGallery, match=rf"a\.txt {words}; `reid {kind}` makes it again"):
+    with pytest.raises(CorruptGallery, match=rf"a\.txt ?{words}; `reid {kind}` makes it again"):
         getattr(opened, kind)
-
-
-def test_a_crash_at_any_step_leaves_the_old_one_or_the_new(make_gallery: MakeGallery) -> None:
-    seen = []
-    for step in range(100):
-        gallery = make_gallery(f"g{step}")
-        gallery.add(ROWS)
-        attach(gallery, "graph", a="old")
-        with crash_at(step):
-            try:
-                attach(gallery, "graph", a="new")
-            except Crash:
-                finished = False
-            else:
-                finished = True
-        again = Gallery.open(gallery.path)
-        folder = again.attached("graph")
-        assert folder is not None
-        seen.append(contents(folder)["a.txt"].decode())
-        assert verify_gallery(again) == []
-        again.add(ROWS[:1])
-        assert [entry.name for entry in (again.path / "attached").iterdir()] == [folder.name]
-        assert verify_gallery(Gallery.open(again.path)) == []
-        if finished:
-            break
-    assert finished
-    commit = seen.index("new")
-    assert commit > 5
-    assert seen == ["old"] * commit + ["new"] * (len(seen) - commit)
 
 
 def test_a_failing_writer_or_another_one_leaves_everything_as_it_was(gallery: Gallery) -> None:
@@ -220,7 +220,7 @@ def test_a_gallery_of_format_1_0_can_be_attached_to(tmp_path: Path) -> None:
     assert gallery.manifest.attached == ()
     attach(gallery, "graph", a="one")
     manifest = json.loads((gallery.path / "manifest-000003.json").read_bytes())
-    assert manifest["format"] == [1, 2]
+    assert manifest["format"] == [1, 3]
     assert manifest["attached"][0]["covers"] == ["shards/000001", "shards/000002"]
     assert verify_gallery(Gallery.open(gallery.path)) == []
     # What was made at a generation that the old format wrote is known to be of that generation.

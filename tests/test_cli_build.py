@@ -1,7 +1,6 @@
 """`reid build` from every kind of source, and what an interrupted or refused build leaves."""
 
 import json
-import os
 import shutil
 import subprocess
 from functools import partial
@@ -308,8 +307,8 @@ def test_a_build_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(crops, t
     assert process.wait() == -9
     left = tmp_path / "g.building"
     assert not out.exists()
-    assert (left / "part-000001" / "vectors.h5").exists()
-    (left / "part-000002.tmp").write_text("a file that a run left behind")
+    assert (left / "parts" / "part-000001" / "vectors.h5").exists()
+    (left / "parts" / "part-000002.tmp").write_text("a file that a run left behind")
     result = succeed("build", crops, "--out", out)
     assert result.stderr == f"4 crops were there from an earlier run\n{out}: 18 items\n"
     assert not left.exists()
@@ -354,8 +353,8 @@ def test_a_failed_build_keeps_only_finished_parts(crops, tmp_path, out, monkeypa
     result = run("build", crops, "--out", out, "--batch-size", "4")
     assert_refused(result, code=1, text="part: No space left on device")
     assert not out.exists()
-    kept = sorted(path.name for path in (tmp_path / "g.building").glob("*"))
-    assert kept == (["journal.json", "lock", "part-000001"] if left else [])
+    kept = sorted(path.name for path in (tmp_path / "g.building" / "parts").glob("*"))
+    assert kept == (["journal.json", "part-000001"] if left else [])
     assert (tmp_path / "g.building").exists() is left
 
 
@@ -368,7 +367,7 @@ def test_an_unfinished_build_with_another_metric_is_not_gone_on_with(
         run("build", crops, "--out", out, "--batch-size", "4")
     before = tree(tmp_path)
     result = run("build", crops, "--out", out, "--metric", "euclidean")
-    assert_refused(result, code=2, text="holds an unfinished build with another metric")
+    assert_refused(result, code=2, text="holds an unfinished run with another metric")
     assert tree(tmp_path) == before
 
 
@@ -459,7 +458,7 @@ def test_real_crops_get_the_models_own_vectors_and_answers(tmp_path, out, extrac
     crops = sorted(real("market1501", "bounding_box_train").glob("*.jpg"))[:1200:20]
     (tmp_path / "in").mkdir()
     for crop in crops:
-        os.symlink(crop, tmp_path / "in" / crop.name)
+        shutil.copy(crop, tmp_path / "in")
     gallery = built(tmp_path / "in", out=out, extractor=extractor, weights=weights)
     card = json.loads(weights.with_suffix(".json").read_bytes())
     expected = direct(weights, np.stack([direct_input(crop, card) for crop in crops]))
@@ -480,7 +479,7 @@ def test_a_folder_of_somebody_else_is_not_taken_for_the_build(crops, tmp_path):
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
     result = run("build", crops, "--out", tmp_path / "g")
-    assert_refused(result, code=1, text="g.building is needed for the build and holds something")
+    assert_refused(result, code=1, text="g.building is needed for building and holds something")
     assert (other / "thesis.txt").read_text() == "mine"
 
 

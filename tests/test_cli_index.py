@@ -102,7 +102,7 @@ def test_a_damaged_index_is_said_and_made_again(gallery: Gallery, damage: str) -
     assert f"index attached/000002-index (damaged: {file} {words}{remedy})" in inspected.stdout
     assert verified.stdout.startswith(f"{file}: ")
     assert verified.stdout.endswith(f"{remedy}\n")
-    assert verified.stderr.endswith("or make it again where a command is named\n")
+    assert verified.stderr.endswith("where a command is named, it or --repair makes it again\n")
     assert CliRunner().invoke(main, request).exit_code == 0
     assert CliRunner().invoke(main, ["verify", path]).exit_code == 0
 
@@ -129,7 +129,7 @@ def test_inspect_says_what_index_there_is(gallery: Gallery, rng: np.random.Gener
     gallery.add(rng.standard_normal((34, DIM)))
     table = inspected_table(gallery)
     assert re.search(r"^index +ivf-pq, 1,200 of 1,234 items; recall", table, re.MULTILINE)
-    assert "of 5%; the 34 later items are compared beside it\n" in table
+    assert "of 5%; 34 later items are compared beside it\n" in table
     assert inspected(gallery, "index") == {
         "kind": "ivf-pq",
         "items": 1200,
@@ -138,7 +138,7 @@ def test_inspect_says_what_index_there_is(gallery: Gallery, rng: np.random.Gener
         "recall_reached": about["recall_reached"],
     }
     gallery.attach("index", write, generation=1, about={**about, "recall_reached": {"at 10": {}}})
-    assert "share of them: nowhere; the 34 later" in inspected_table(gallery)
+    assert "share of them: nowhere; 34 later" in inspected_table(gallery)
     gallery.attach("index", write, generation=1)  # by another program, which says nothing of it
     assert re.search(r"^index +of unknown kind, 1,200 of", inspected_table(gallery), re.MULTILINE)
 

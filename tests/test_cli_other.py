@@ -204,7 +204,11 @@ def test_every_command_has_a_whole_line_of_help():
         == sorted(main.commands)
         == sorted(
             [
+                "add",
                 "build",
+                "compact",
+                "delete",
+                "rebuild",
                 "query",
                 "graph",
                 "evaluate",

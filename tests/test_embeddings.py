@@ -63,7 +63,10 @@ def test_npy_of_one_vector(tmp_path: Path) -> None:
         (np.zeros((2, 2), bool), "vectors are numbers, this holds bool"),
         (np.zeros((2, 2), complex), "vectors are numbers, this holds complex128"),
         (np.array([["1", "2"]]), "vectors are numbers, this holds <U1"),
-        (np.array([[{}]]), "cannot be read as vectors: Object arrays cannot be loaded"),
+        (
+            np.array([[{}]]),
+            "cannot be read as vectors: Array can't be memory-mapped: Python objects",
+        ),
     ],
 )
 def test_arrays_that_are_no_vectors(array: Any, message: str, tmp_path: Path) -> None:
@@ -118,7 +121,7 @@ def test_hdf5_without_a_clear_choice(tmp_path: Path) -> None:
     assert refusal(path).startswith("holds the data sets none")
     with h5py.File(path, "w") as file:
         file["global"] = h5py.SoftLink("/gone")
-    assert refusal(path).startswith("cannot be read as vectors: ")
+    assert refusal(path).startswith("holds the data sets none")
     with h5py.File(path, "w") as file:
         file["global"] = np.zeros((2, 3, 4))
     assert refusal(path) == "vectors are (N, D), this holds (2, 3, 4)"

@@ -9,7 +9,7 @@ import pytest
 from conftest import FINGERPRINT
 
 from reid_index import Gallery, Reranking, graph
-from reid_index.errors import NoGraph
+from reid_index.errors import CorruptGallery, NoGraph
 
 SMALL = Reranking(k1=5, k2=3)
 
@@ -38,22 +38,25 @@ def test_a_graph_of_rows_that_have_grown_meanwhile_is_stale(
     assert len(gallery.search(np.ones(8), k=70, rerank=SMALL).matches) == 70
 
 
-def test_a_reader_whose_graph_was_replaced_makes_its_own(
+def test_a_reader_keeps_the_graph_that_others_replace(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery.build_graph(SMALL)
     expected = gallery.search(np.ones(8), rerank=SMALL)
-    reader, other = Gallery.open(gallery.path), Gallery.open(gallery.path)
     folder = gallery.attached("graph")
     assert folder is not None
-    gallery.build_graph(SMALL)
-    gallery.attach("calibration", lambda path: (path / "c.json").touch(), generation=2)
-    assert not folder.exists()
-    found = reader.search(np.ones(8), rerank=SMALL)
-    assert [match.item for match in found.matches] == [match.item for match in expected.matches]
-    monkeypatch.setattr("reid_index.rerank_gallery.AT_ONCE", 10)
-    with pytest.raises(NoGraph, match="has a neighbour graph that a later generation has replaced"):
-        other.search(np.ones(8), rerank=SMALL)
+    monkeypatch.setattr("reid_index.rerank_gallery.AT_ONCE", 10)  # none is made for a query
+    with Gallery.open(gallery.path) as reader:
+        gallery.build_graph(Reranking(k1=4, k2=2))
+        gallery.attach("calibration", lambda path: (path / "c.json").touch(), generation=2)
+        found = reader.search(np.ones(8), rerank=SMALL)
+        assert [match.item for match in found.matches] == [match.item for match in expected.matches]
+        assert folder.exists()
+        assert reader.refresh()
+        gallery.attach("calibration", lambda path: (path / "c.json").touch(), generation=2)
+        assert not folder.exists()
+        with pytest.raises(NoGraph, match="has a neighbour graph for k1 = 4 and too many items"):
+            reader.search(np.ones(8), rerank=SMALL)
 
 
 def test_nothing_allowed_is_an_empty_answer_whatever_the_graph(tmp_path: Path) -> None:
@@ -71,8 +74,9 @@ def test_a_gallery_stays_prepared_for_few_parameters(gallery: Gallery) -> None:
     assert gallery.reranking(SMALL) is gallery.reranking(SMALL)
 
 
-def test_a_graph_gone_from_the_folder_is_not_there(gallery: Gallery) -> None:
+def test_a_graph_gone_from_the_folder_is_told(gallery: Gallery) -> None:
     gallery.build_graph(SMALL)
     opened = Gallery.open(gallery.path)
     shutil.rmtree(gallery.path / "attached")
-    assert opened.graph is None
+    with pytest.raises(CorruptGallery, match=r"graph\.\w+ is gone; `reid graph` makes it again"):
+        _ = opened.graph

@@ -1,34 +1,38 @@
-"""A gallery of format version 1, written once (data/make_golden.py): it must stay readable."""
+"""Galleries of every format version, each written once by the code of its time
+(data/make_golden.py): they must stay readable, and of use."""
 
 import hashlib
+import json
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import contents, ids
+from dense_reranking import dense_reranking
+from golden_world import DATA, GOLDENS, LABELLED, RATE, ROOT, Golden, item, stored, vector
+from numpy.typing import NDArray
 
-from reid_index import Fingerprint, Gallery, Metric, verify_gallery
+from reid_index import (
+    Fingerprint,
+    Gallery,
+    Metric,
+    Reranking,
+    index_build,
+    plan,
+    rerank_gallery,
+    verify_gallery,
+)
+from reid_index.calibration import read_calibration
+from reid_index.manifest import Event
+from reid_index.shard import FORMAT
 
-GOLDEN = Path(__file__).parent / "data" / "format_v1"
-
-SHA256 = {
-    "CURRENT": "b88b1caaec2aaf3d64835a48ed5d60123d3d4ba2d9b1704359dd2b5b74b9208b",
-    "manifest-000000.json": "3d3b93d38fd897402e8920d5417a0a84ebfe80a0dd3baa9201b447564ca9f7bc",
-    "manifest-000001.json": "bce124c8de06b82989a1842091cb72416ccd8b6e122eb6ef925ff4b5c9033215",
-    "manifest-000002.json": "18c8f802fa26c69a5977c0826210aae60380d87d7c78181ff3f8fd35e982657f",
-    "shards/000001/items.parquet": (
-        "f76d9851a48c507c7ef8fb3594dcc20d8a049988f2f52373e80cc10999af0b44"
-    ),
-    "shards/000001/shard.json": "33520e45cfe82a6ac1af0a71e30fdafd05d1f4d807cc8483fb1deeb2fde8d0df",
-    "shards/000001/vectors.h5": "b6ac01b5582eca283d238c57dd8d9349bb11c94e001f09eb7510a7ca01c73586",
-    "shards/000002/items.parquet": (
-        "fd27e919a33f402c55338d7c7a214698bd9cf9162d5293ff87cb3fa8391a7987"
-    ),
-    "shards/000002/shard.json": "5761284aa53a4e3f589c7d0e34c8f7c7e0551121b34f3747c613376181184791",
-    "shards/000002/vectors.h5": "7791e5f05bc72b333bbfede33bea081a995eb38036f49c8b5efb1f611f621642",
-}
+FIRST = DATA / "format_v1"
+FOLDERS = sorted(path.name for path in DATA.glob("format_*"))
+PRESENT = [golden for golden in GOLDENS if golden.folder in FOLDERS]
 
 DIRECTIONS = [[0, 0, 2, 4], [-4, -3, 3, 4], [-2, -2, 3, -1], [-2, 3, -2, -1], [1, 0, -4, -4]]
 
@@ -69,57 +73,84 @@ ITEMS: list[dict[str, Any]] = [
     {"item": 12, "camera": 2},
 ]
 
+FINGERPRINT = Fingerprint(
+    name="golden",
+    version="1",
+    weights_sha256="0" * 64,
+    height=256,
+    width=128,
+    interpolation="bilinear",
+    color_order="RGB",
+    scale=1 / 255,
+    mean=(0.5, 0.25, 0.125),
+    std=(0.5, 0.5, 0.25),
+    flip=True,
+    pooling="mean",
+)
+
+goldens = pytest.mark.parametrize("golden", PRESENT, ids=lambda golden: golden.folder)
+folders = pytest.mark.parametrize("folder", FOLDERS)
+
 
 @pytest.fixture
-def golden() -> Gallery:
-    return Gallery.open(GOLDEN)
+def first() -> Gallery:
+    return Gallery.open(FIRST)
+
+
+@pytest.fixture
+def copy(tmp_path: Path, folder: str) -> Gallery:
+    """Of the golden gallery of that name, to be written to."""
+    shutil.copytree(DATA / folder, tmp_path / "g")
+    return Gallery.open(tmp_path / "g")
+
+
+def test_there_is_one_of_every_format() -> None:
+    formats = {(1, 0), *(golden.format for golden in GOLDENS)}
+    assert formats == {(1, minor) for minor in range(FORMAT[1] + 1)}
+    assert sorted(golden.folder for golden in GOLDENS) == [n for n in FOLDERS if n != FIRST.name]
 
 
 def test_no_byte_has_changed() -> None:
+    lines = (DATA / "SHA256SUMS").read_text().splitlines()
     found = {
-        str(path.relative_to(GOLDEN)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in GOLDEN.rglob("*")
-        if path.is_file() and path.name != "lock"
+        str(path.relative_to(DATA)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in FOLDERS
+        for path in (DATA / folder).rglob("*")
+        if path.is_file()
     }
-    assert found == SHA256
+    assert found == {path: digest for digest, path in (line.split("  ") for line in lines)}
 
 
-def test_it_is_whole(golden: Gallery) -> None:
-    assert verify_gallery(golden) == []
+@folders
+def test_it_is_whole_and_reading_it_writes_nothing(copy: Gallery, folder: str) -> None:
+    assert verify_gallery(copy) == []
+    copy.search([1, 2, 3, 4], where="camera = 2")
+    assert contents(copy.path) == contents(DATA / folder)
 
 
-def test_its_properties(golden: Gallery) -> None:
-    assert (golden.manifest.generation, golden.manifest.next_item) == (2, 13)
-    assert (golden.metric, golden.dim, golden.manifest.dtype) == (Metric.COSINE, 4, "float32")
-    assert golden.manifest.recipe == {"extractor": "golden", "batch": 8}
-    assert golden.fingerprint == Fingerprint(
-        name="golden",
-        version="1",
-        weights_sha256="0" * 64,
-        height=256,
-        width=128,
-        interpolation="bilinear",
-        color_order="RGB",
-        scale=1 / 255,
-        mean=(0.5, 0.25, 0.125),
-        std=(0.5, 0.5, 0.25),
-        flip=True,
-        pooling="mean",
-    )
+def test_the_properties_of_format_1_0(first: Gallery) -> None:
+    assert (first.manifest.generation, first.manifest.next_item) == (2, 13)
+    assert (first.metric, first.dim, first.manifest.dtype) == (Metric.COSINE, 4, "float32")
+    assert first.manifest.recipe == {"extractor": "golden", "batch": 8}
+    assert first.fingerprint == FINGERPRINT
 
 
-def test_its_items(golden: Gallery) -> None:
-    known = [
-        {name: value for name, value in item.items() if value is not None}
-        for item in golden.items.to_pylist()
+def test_the_items_of_format_1_0(first: Gallery) -> None:
+    assert known(first) == ITEMS
+    assert [first.root_of(row) for row in range(5)] == ["/golden/crops"] * 3 + [""] * 2
+
+
+def known(gallery: Gallery) -> list[dict[str, Any]]:
+    """Its items, without what is unknown of them."""
+    return [
+        {name: value for name, value in entry.items() if value is not None}
+        for entry in gallery.items.to_pylist()
     ]
-    assert known == ITEMS
-    assert [golden.root_of(row) for row in range(5)] == ["/golden/crops"] * 3 + [""] * 2
 
 
-def test_its_vectors(golden: Gallery) -> None:
+def test_the_vectors_of_format_1_0(first: Gallery) -> None:
     lengths = np.linalg.norm(DIRECTIONS, axis=1, keepdims=True)
-    assert golden.vectors(range(5)).tolist() == (DIRECTIONS / lengths).astype(np.float32).tolist()
+    assert first.vectors(range(5)).tolist() == (DIRECTIONS / lengths).astype(np.float32).tolist()
 
 
 @pytest.mark.parametrize(
@@ -141,16 +172,274 @@ def test_its_vectors(golden: Gallery) -> None:
         ("age > 30", {10: -0.25819891691207886}),
     ],
 )
-def test_its_answers(golden: Gallery, where: str | None, expected: dict[int, float]) -> None:
-    matches = golden.search([1, 2, 3, 4], where=where).matches
+def test_the_answers_of_format_1_0(
+    first: Gallery, where: str | None, expected: dict[int, float]
+) -> None:
+    matches = first.search([1, 2, 3, 4], where=where).matches
     assert [match.item for match in matches] == list(expected)
     similarities = [match.similarity for match in matches]
     np.testing.assert_allclose(similarities, list(expected.values()), rtol=0, atol=1e-7)
 
 
-def test_rows_can_be_added_to_it(tmp_path: Path) -> None:
-    shutil.copytree(GOLDEN, tmp_path / "g")
-    gallery = Gallery.open(tmp_path / "g")
-    gallery.add([[1, 2, 3, 4]], [{"camera": 7, "age": 5}])
-    assert [match.item for match in gallery.search([1, 2, 3, 4], k=2).matches] == [13, 0]
-    assert verify_gallery(Gallery.open(tmp_path / "g")) == []
+@goldens
+def test_its_properties(golden: Golden) -> None:
+    gallery = Gallery.open(golden.path)
+    current = json.loads((golden.path / "CURRENT").read_bytes())
+    assert tuple(current["format"]) == golden.format
+    assert (gallery.manifest.generation, gallery.manifest.next_item) == (
+        golden.generation,
+        golden.added,
+    )
+    assert (gallery.metric, gallery.dim, gallery.manifest.dtype) == (golden.metric, 4, golden.dtype)
+    assert gallery.manifest.recipe == {"extractor": "golden", "batch": 8}
+    assert gallery.fingerprint == FINGERPRINT
+
+
+@goldens
+def test_its_items_and_vectors(golden: Golden) -> None:
+    gallery = Gallery.open(golden.path)
+    rows = range(len(golden.numbers))
+    expected = [{"item": number} | item(number) for number in golden.numbers]
+    for entry in expected:
+        if entry["attr.hat"] is None:
+            del entry["attr.hat"]
+    assert known(gallery) == expected
+    assert {gallery.root_of(row) for row in rows} == {ROOT}
+    assert [gallery.row_of(number) for number in golden.numbers] == list(rows)
+    np.testing.assert_array_equal(gallery.vectors(rows), golden.vectors)
+
+
+def queries(count: int) -> NDArray[np.float32]:
+    """Vectors that no golden gallery holds."""
+    return np.array([vector(5000 + number) for number in range(count)], np.float32)
+
+
+def scores(golden: Golden, query: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Similarities or distances of a query to all rows, in double precision."""
+    rows = golden.vectors.astype(np.float64)
+    wanted = query.astype(np.float64)
+    if golden.metric == "euclidean":
+        distances: NDArray[np.float64] = np.sqrt(((rows - wanted) ** 2).sum(axis=1))
+        return distances
+    similarities: NDArray[np.float64] = rows @ wanted / np.linalg.norm(wanted)
+    return similarities
+
+
+def ranking(golden: Golden, query: NDArray[np.float32]) -> list[int]:
+    """All rows from the most to the least alike; equal ones by their order, which is that of
+    their ids."""
+    found = scores(golden, query)
+    keys = found if golden.metric == "euclidean" else -found
+    return np.argsort(keys, kind="stable").tolist()
+
+
+@goldens
+@pytest.mark.parametrize(
+    ("where", "passes"),
+    [
+        (None, lambda _: True),
+        ("camera IN (1, 3)", lambda known: known["camera"] != 2),
+        ("person = 'p3'", lambda known: known.get("person") == "p3"),
+        ("\"attr.hat\" = 'no' AND age >= 20", lambda k: k["attr.hat"] == "no" and k["age"] >= 20),
+        ("start >= '2024-05-01T12:00:01'", lambda known: known["start"].second >= 1),
+    ],
+)
+def test_its_answers(
+    golden: Golden, where: str | None, passes: Callable[[dict[str, Any]], bool]
+) -> None:
+    gallery = Gallery.open(golden.path)
+    deleted = np.array([vector(700), vector(1015)], np.float32)  # where anything is
+    for query in (*queries(3), *deleted):
+        best = [row for row in ranking(golden, query) if passes(item(golden.numbers[row]))][:9]
+        matches = gallery.search(query, k=9, where=where).matches
+        assert [match.item for match in matches] == [golden.numbers[row] for row in best]
+        euclidean = golden.metric == "euclidean"
+        found = [match.distance if euclidean else match.similarity for match in matches]
+        np.testing.assert_allclose(found, scores(golden, query)[best], rtol=3e-7, atol=1e-7)
+
+
+@goldens
+def test_its_graph(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh one re-ranks, none being made for the query; a stale one is known to be stale, and
+    the answers are those of the graph that the present rows have."""
+    gallery = Gallery.open(golden.path)
+    if golden.k1 is None:
+        assert (gallery.graph, gallery.attached("graph")) == (None, None)
+        return
+    assert gallery.is_stale("graph") is not golden.fresh
+    if golden.fresh:
+        assert gallery.graph is not None
+        assert (gallery.graph.k1, gallery.graph.exact) == (golden.k1, True)
+        monkeypatch.setattr(rerank_gallery, "make_graph", None)
+    reranking = Reranking(k1=golden.k1, k2=golden.k2)
+    for query in queries(2):
+        expected = reranked(golden, query)
+        matches = gallery.search(query, k=5, rerank=reranking).matches
+        best = np.argsort(expected, kind="stable")[:5]
+        assert [match.item for match in matches] == [golden.numbers[row] for row in best]
+        found = [match.reranked_distance for match in matches]
+        np.testing.assert_allclose(found, expected[best], rtol=0, atol=2e-6)
+
+
+def reranked(golden: Golden, query: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Re-ranked distances of a query, alone with the gallery in one graph."""
+    assert golden.k1 is not None
+    nodes = np.concatenate([query[None], golden.vectors]).astype(np.float64)
+    if golden.metric == "cosine":
+        nodes[0] /= np.linalg.norm(nodes[0])
+    squared = ((nodes[:, None] - nodes) ** 2).sum(axis=2).astype(np.float32)
+    order = np.arange(len(nodes))
+    return dense_reranking(squared, queries=1, order=order, k1=golden.k1, k2=golden.k2)[0]
+
+
+@goldens
+def test_its_index(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked to, it finds the wanted share of the right rows, those among them that it does not
+    know of."""
+    gallery = Gallery.open(golden.path)
+    if golden.index is None:
+        assert gallery.index is None
+        return
+    assert gallery.index is not None
+    about = next(entry.about for entry in gallery.manifest.attached if entry.kind == "index")
+    for kind, rows in ((gallery.index.kind, gallery.index.rows), (about["kind"], about["rows"])):
+        assert (kind, rows) == (golden.index, golden.indexed)
+    assert about["recall_wanted"] == 0.9
+    monkeypatch.setattr(plan, "_index", lambda *_, **__: 0.0)  # what asking it costs
+    asked = queries(40)
+    answers = gallery.search_many(asked, k=10, recall=0.9)
+    assert sum("index" in answer.plan for answer in answers) >= 20
+    found = [{match.item for match in answer.matches} for answer in answers]
+    right = [{golden.numbers[row] for row in ranking(golden, query)[:10]} for query in asked]
+    assert sum(len(a & b) for a, b in zip(found, right, strict=True)) >= 0.9 * 10 * len(asked)
+    late = {number for number in golden.numbers if number >= golden.late}
+    assert {number for some in found for number in some & late} == {
+        number for some in right for number in some & late
+    }
+
+
+@goldens
+def test_its_calibration(golden: Golden) -> None:
+    """`threshold` is the least strict one by which no more than RATE of the pairs of two people
+    match."""
+    calibration = read_calibration(Gallery.open(golden.path))
+    assert calibration is not None
+    numbers = [number for number in golden.numbers if number < LABELLED]
+    rows = stored(numbers, metric=golden.metric, dtype=golden.dtype).astype(np.float64)
+    persons, cameras = (
+        np.array([item(number)[name] for number in numbers]) for name in ("person", "camera")
+    )
+    pairs = np.triu_indices(len(numbers), k=1)
+    same = (persons[:, None] == persons)[pairs]
+    apart = (cameras[:, None] != cameras)[pairs]
+    if golden.metric == "euclidean":
+        kept = -np.linalg.norm(rows[:, None] - rows, axis=2)[pairs]
+    else:
+        kept = (rows @ rows.T)[pairs]
+    assert (calibration.rows, calibration.sampled, calibration.origin) == (
+        len(numbers),
+        False,
+        "labels",
+    )
+    assert (calibration.positives, calibration.negatives) == ((same & apart).sum(), (~same).sum())
+    sign = -1 if golden.metric == "euclidean" else 1
+    threshold = sign * calibration.threshold(RATE)
+    step = calibration.histograms.limits
+    looser = threshold - abs(step[1] - step[0])
+    assert (kept[~same] >= threshold).mean() <= RATE < (kept[~same] >= looser).mean()
+    share = (kept[same & apart] >= threshold).mean()
+    assert calibration.true_match_rate(RATE) == pytest.approx(share)
+
+
+EVENTS = [
+    Event(what="create"),
+    Event(what="add", rows=1000),
+    Event(what="add", rows=12),
+    Event(what="attach", kind="calibration"),
+    Event(what="attach", kind="index"),
+    Event(what="delete", rows=8),
+    Event(what="compact", rows=8),
+    Event(what="attach", kind="calibration"),
+    Event(what="attach", kind="index"),
+    Event(what="add", rows=8),
+    Event(what="delete", rows=2),
+    Event(what="attach", kind="graph"),
+]
+
+
+@goldens
+def test_its_history(golden: Golden) -> None:
+    """Kept through a compaction; formats before 1.3 do not say what made a generation."""
+    gallery = Gallery.open(golden.path)
+    history = gallery.history()
+    assert [past.generation for past in history] == list(range(golden.generation + 1))
+    assert [past.rows for past in history[:2]] == [0, golden.shards[0]]
+    assert history[-1].rows == len(golden.numbers)
+    unknown = [Event(what="unknown")] * len(history)
+    assert [past.event for past in history] == (EVENTS if golden.format >= (1, 3) else unknown)
+    assert gallery.has_added("the second night") is (golden.format >= (1, 3))
+
+
+def answered(gallery: Gallery) -> list[list[tuple[int, float]]]:
+    """What some queries find in all of it: items and scores."""
+    found = gallery.search_many(queries(4), k=len(gallery) or 1)
+    return [
+        [(match.item, match.similarity or match.distance or 0.0) for match in answer.matches]
+        for answer in found
+    ]
+
+
+@folders
+def test_rows_can_be_added_to_it(copy: Gallery, folder: str) -> None:
+    before, given = contents(copy.path), copy.manifest.next_item
+    wanted = answered(copy)
+    copy.add([vector(7000)], [{"camera": 7, "age": 5}])
+    again = Gallery.open(copy.path)
+    assert verify_gallery(again) == []
+    assert ids(again)[-1] == given
+    assert again.search(vector(7000), k=1).matches[0].item == given
+    assert [[pair for pair in answer if pair[0] != given] for answer in answered(again)] == wanted
+    after = contents(copy.path)
+    assert json.loads(after["CURRENT"])["format"] == list(FORMAT)
+    assert {name for name in before if after.get(name) != before[name]} == {"CURRENT"}
+
+
+@folders
+def test_items_can_be_deleted_from_it(copy: Gallery, folder: str) -> None:
+    before, wanted, there = contents(copy.path), answered(copy), ids(copy)
+    cameras = copy.items["camera"].to_pylist()
+    assert copy.delete(items=there[:1]) == 1
+    assert copy.delete(where="camera = 2") == cameras[1:].count(2) > 0
+    gone = {there[0], *(i for i, camera in zip(there, cameras, strict=True) if camera == 2)}
+    again = Gallery.open(copy.path)
+    assert verify_gallery(again) == []
+    assert ids(again) == [number for number in there if number not in gone]
+    assert answered(again) == [[pair for pair in one if pair[0] not in gone] for one in wanted]
+    after = contents(copy.path)
+    assert {name for name in before if after.get(name) != before[name]} == {"CURRENT"}
+
+
+@folders
+def test_it_can_be_compacted(copy: Gallery, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that was touched is then of the present format, and what was attached is made again."""
+    monkeypatch.setattr(index_build, "tune", lambda *_, **__: ((), 1.0))  # it takes seconds
+    kinds = {entry.kind for entry in copy.manifest.attached}
+    past = [(one.generation, one.rows) for one in copy.history()]
+    before = contents(copy.path)
+    assert copy.delete(items=ids(copy)[:1]) == 1
+    wanted, there = answered(copy), sorted(ids(copy))
+    done = copy.compact()
+    assert (done.rows, done.pending, done.dropped) == (len(there), (), ())
+    assert set(done.remade) == kinds
+    again = Gallery.open(copy.path)
+    assert verify_gallery(again) == []
+    assert (sorted(ids(again)), answered(again)) == (there, wanted)
+    assert not any(again.is_stale(kind) for kind in kinds)
+    written = {name: raw for name, raw in contents(copy.path).items() if name not in before}
+    told = [json.loads(raw) for name, raw in written.items() if name.endswith(".json")]
+    assert {tuple(one["format"]) for one in told if "format" in one} == {FORMAT}
+    assert not any("manifest" in name for name in contents(copy.path).keys() - written.keys())
+    history = [(one.generation, one.rows) for one in again.history()]
+    assert history[: len(past)] == past
+    assert [generation for generation, _ in history] == list(range(again.manifest.generation + 1))
+    assert [one.event.what for one in again.history()][len(past) :][:2] == ["delete", "compact"]

@@ -432,7 +432,7 @@ def test_few_prepared_crops_are_alive_at_once(
     """With a slow network, decoding runs ahead, and stops: at 2 · batch_size + workers waiting
     pictures, three batches on their way through the network, one done and one being made up."""
     Image.new("RGB", (1, 1)).save(tmp_path / "a.png")
-    picture = Picture(tmp_path / "a.png", "a.png")
+    picture = Picture(tmp_path / "a.png", "a.png", root=tmp_path)
     source = Source(tmp_path, 400, {}, {}, lambda: iter([picture] * 400))
     extractor = MeanColour(seconds=0.001)
     run(source, extractor, tmp_path / "out", batch_size=batch_size, workers=workers, part_rows=64)
@@ -444,7 +444,7 @@ def test_few_prepared_crops_are_alive_at_once(
 def test_a_crowd_goes_through_in_several_batches(tmp_path: Path) -> None:
     paint(tmp_path, [1])
     people = tuple(Person((x, 0, 1, 1)) for x in range(3))
-    picture = Picture(tmp_path / "001.png", "001.png", people)
+    picture = Picture(tmp_path / "001.png", "001.png", people, root=tmp_path)
     source = Source(tmp_path, 12, {}, {}, lambda: iter([picture] * 4))
     extractor = MeanColour()
     taken = run(source, extractor, tmp_path / "out", batch_size=4)
@@ -478,7 +478,7 @@ def test_people_are_what_is_decoded_ahead(tmp_path: Path) -> None:
     """Pictures of crowds must not fill the memory: prepared crops are counted, not pictures."""
     paint(tmp_path, [1])
     people = tuple(Person((0, 0, 1, 1)) for _ in range(20))
-    picture = Picture(tmp_path / "001.png", "001.png", people)
+    picture = Picture(tmp_path / "001.png", "001.png", people, root=tmp_path)
     source = Source(tmp_path, 800, {}, {}, lambda: iter([picture] * 40))
     extractor = MeanColour(seconds=0.001)
     run(source, extractor, tmp_path / "out", batch_size=4, workers=2, part_rows=100)

@@ -1,6 +1,7 @@
 """Who may import whom, and what must not be loaded before it is used."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ LOADED_LATE = {
         *("target", "world"),
     )
 }
-EXTRACTORS_MAY = {"errors", "files", "fingerprint", "items", "metric", "shard", "vectors"}
+EXTRACTORS_MAY = {
+    *("errors", "files", "fingerprint", "items", "metric", "reading", "shard", "vectors")
+}
 
 
 def files(package: str) -> list[Path]:
@@ -122,6 +125,33 @@ def test_extractors_know_only_the_records_of_the_core(path: Path) -> None:
     core = {name.split(".")[1] for name in names if name.startswith("reid_index.")}
     assert core <= EXTRACTORS_MAY
     assert "reid_index" not in names
+
+
+WRITING = {
+    *("chmod", "copyfile", "copytree", "hardlink_to", "makedirs", "mkdir", "remove", "removedirs"),
+    *("rename", "rmdir", "rmtree", "symlink_to", "touch", "truncate", "unlink", "write_bytes"),
+    "write_text",
+}
+
+
+def changes_of(path: Path) -> set[str]:
+    """What a file of the core calls that changes a disk, by name, but for calls of `files`."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    named = [call.func for call in calls if isinstance(call.func, ast.Attribute)]
+    found = {one.attr for one in named if ast.unparse(one.value) != "files"} & WRITING
+    modes = [
+        ast.unparse(arg)
+        for call in calls
+        if ast.unparse(call.func).endswith("open")
+        for arg in (*call.args, *(word.value for word in call.keywords))
+    ]
+    return found | {mode for mode in modes if re.fullmatch(r"'[rwax+bt]*[wax+][rwax+bt]*'", mode)}
+
+
+def test_only_one_file_changes_what_is_on_the_disk() -> None:
+    """Costs are kept with the user's caches, and a receipt is outside the gallery."""
+    writers = {path.name for path in files("reid_index") if changes_of(path)}
+    assert writers - {"costs.py", "receipt.py"} == {"files.py"}
 
 
 def test_only_one_file_imports_faiss() -> None:

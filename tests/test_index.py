@@ -286,19 +286,28 @@ def test_the_indexes_of_two_galleries_are_not_to_be_swapped(
         index = built(gallery.path / "index", stored, kind, Metric.COSINE)
         gallery.attach("index", lambda into, index=index: moved(index, into), generation=2)
         galleries.append(gallery)
-    first, second = (gallery.path / "attached/000003-index/index.faiss" for gallery in galleries)
+    _, second = (gallery.path / "attached/000003-index" for gallery in galleries)
     assert all(Gallery.open(gallery.path).index is not None for gallery in galleries)
-    size = first.stat().st_size
-    first.unlink()
-    first.write_bytes(second.read_bytes())
-    assert size == second.stat().st_size
+    galleries[0].attach("index", lambda into: copied(second, into), generation=2)
     with pytest.raises(CorruptGallery, match="does not belong to its shard"):
         Gallery.open(galleries[0].path).nearest(vectors[:1], recall=0.9)
+    own = second / "index.faiss"
+    changed = bytearray(own.read_bytes())
+    changed[-1] ^= 1
+    own.unlink()
+    own.write_bytes(changed)
+    with pytest.raises(CorruptGallery, match=r"index\.faiss: its bytes have changed"):
+        Gallery.open(galleries[1].path).nearest(vectors[:1], recall=0.9)
 
 
 def moved(folder: Path, into: Path) -> None:
     for file in folder.iterdir():
         file.rename(into / file.name)
+
+
+def copied(folder: Path, into: Path) -> None:
+    for file in folder.iterdir():
+        (into / file.name).write_bytes(file.read_bytes())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "ivf"}', '{"tuned": 3}'])
@@ -321,8 +330,7 @@ def test_an_index_stays_of_use_for_the_first_rows(
     gallery.add(vectors[1000:])
 
     def write(into: Path) -> None:
-        for file in folder.iterdir():
-            (into / file.name).write_bytes(file.read_bytes())
+        copied(folder, into)
 
     gallery.attach("index", write, generation=2, about={"recall": 0.9})
     gallery.add(vectors[:10])

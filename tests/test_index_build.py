@@ -239,13 +239,24 @@ def test_flat_removes_a_former_index(
         assert [entry.kind for entry in seen.manifest.attached] == ["graph"]
         assert (seen.manifest.generation, seen.index) == (4, None)
     assert reader.attached("index") == folder
-    assert folder.is_dir()  # until the next commit
+    assert folder.is_dir()  # as long as there is a reader
     assert verify_gallery(gallery) == []
-    gallery.add(vectors[:1])
+    reader.close()
+    gallery.add(vectors[:1])  # a detaching writer's work is finished by the next
     assert not folder.exists()
     assert gallery.attached("graph") is not None
     assert gallery.build_index(kind) is None
     assert gallery.manifest.generation == 5  # nothing to remove, nothing committed
+
+
+def test_flat_removes_a_former_index_at_once_where_nobody_reads(
+    make_gallery: Callable[..., Gallery], vectors: NDArray[np.float32]
+) -> None:
+    gallery = make_gallery(dim=DIM)
+    gallery.add(vectors[:1500])
+    gallery.attach("index", lambda folder: (folder / "made.json").touch(), generation=1)
+    assert gallery.build_index("flat") is None
+    assert list((gallery.path / "attached").iterdir()) == []
 
 
 def test_flat_and_small_build_nothing(

@@ -1,6 +1,7 @@
 """Shards: what is written can be read back, mapped in place, and bad ones are refused."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,28 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert np.concatenate(list(shard.pieces("global"))).tolist() == [[3, 4], [0.5, 0]]
 
 
-def test_arrays_are_mapped_in_place_and_read_only(tmp_path: Path) -> None:
-    vectors = write(tmp_path / "s", np.ones((2, 3))).vectors
-    assert isinstance(vectors, np.memmap)
+@pytest.mark.parametrize(("rows", "is_mapped"), [(2, False), (2**17, False), (2**17 + 1, True)])
+def test_large_arrays_are_mapped_in_place_and_all_are_read_only(
+    tmp_path: Path, rows: int, is_mapped: bool
+) -> None:
+    """Up to a mebibyte they are read: a mapping takes a descriptor, and shards may be many."""
+    written = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    shard = write(tmp_path / "s", written, metric=Metric.EUCLIDEAN)
+    vectors = shard.vectors
+    assert isinstance(vectors, np.memmap) == is_mapped
+    assert (vectors.dtype, np.array_equal(vectors, written)) == (np.float32, True)
     with pytest.raises(ValueError, match="read-only"):
         vectors[0, 0] = 2
+
+
+def test_many_small_shards_take_no_descriptors(tmp_path: Path) -> None:
+    shards = [write(tmp_path / f"{number}", np.ones((2, 3))) for number in range(20)]
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [shard.arrays for shard in shards]
+    assert len(os.listdir("/proc/self/fd")) == before
+    maps = Path("/proc/self/maps").read_text()
+    assert str(tmp_path) not in maps
+    assert len(kept) == 20
 
 
 def test_cosine_rows_get_length_1(tmp_path: Path) -> None:

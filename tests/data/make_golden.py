@@ -1,40 +1,118 @@
-"""Wrote format_v1, the gallery that every later version must read. Kept to show how; run it only
-for a new format, into a new folder:
+"""Wrote the golden galleries, which every later version must read. Each was written once, by the
+code of its format's time; kept to show how. From the repository's root, with that code in OLD:
 
-    python tests/data/make_golden.py tests/data/format_vN
+    PYTHONPATH=OLD:tests python tests/data/make_golden.py FORMAT tests/data/FOLDER
+
+FORMAT is 1.0, 1.1, …; the folder's name says which of the galleries of a format is meant (see
+golden_world.py). Run it for a new format only, into a new folder.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # Faiss's graphs depend on the order of additions
+
+import golden_world as world
 import numpy as np
 
 from reid_index import Fingerprint, Gallery
 
+FINGERPRINT = Fingerprint(
+    name="golden",
+    version="1",
+    weights_sha256="0" * 64,
+    height=256,
+    width=128,
+    interpolation="bilinear",
+    color_order="RGB",
+    scale=1 / 255,
+    mean=(0.5, 0.25, 0.125),
+    std=(0.5, 0.5, 0.25),
+    flip=True,
+    pooling="mean",
+)
+RECIPE = {"extractor": "golden", "batch": 8}
 
-def make_golden(path: Path) -> None:
+
+def make_1_0(path: Path) -> None:
     """Two shards of 3 and 2 float32 vectors of 4 dimensions, under cosine."""
-    fingerprint = Fingerprint(
-        name="golden",
-        version="1",
-        weights_sha256="0" * 64,
-        height=256,
-        width=128,
-        interpolation="bilinear",
-        color_order="RGB",
-        scale=1 / 255,
-        mean=(0.5, 0.25, 0.125),
-        std=(0.5, 0.5, 0.25),
-        flip=True,
-        pooling="mean",
-    )
-    gallery = Gallery.create(
-        path, dim=4, fingerprint=fingerprint, recipe={"extractor": "golden", "batch": 8}
-    )
+    gallery = Gallery.create(path, dim=4, fingerprint=FINGERPRINT, recipe=RECIPE)
     rng = np.random.default_rng(1)
     gallery.add(rng.integers(-4, 5, size=(3, 4)), _first_items(), root="/golden/crops")
     gallery.add(rng.integers(-4, 5, size=(2, 4)), _second_items())
+
+
+def make_1_1(path: Path) -> None:
+    """A graph and a calibration of two shards; if it is to be stale, a third shard after them."""
+    gallery = _created(path, metric="cosine", dtype="float32")
+    _add(gallery, 0, 14)
+    _add(gallery, 14, 24)
+    _attach_graph(gallery, k1=4, k2=2)
+    _attach_calibration(gallery)
+    if path.name.endswith("stale"):
+        _add(gallery, 24, 27)
+
+
+def make_1_2(path: Path) -> None:
+    """A calibration, an index and, beside short codes, a graph of two shards; beside a graph of
+    Faiss, of the first of them alone."""
+    from reid_index import index_build
+
+    index_build._LINKS = 4  # an eighth of what is usual: a small folder
+    gallery = _created(path, metric="euclidean", dtype="float16")
+    kind = path.name.rpartition("_")[2]
+    _add(gallery, 0, 1000)
+    if kind == "ivf-pq":
+        _add(gallery, 1000, 1020)
+        _attach_graph(gallery, k1=2, k2=1)
+    _attach_calibration(gallery)
+    gallery.build_index(kind, recall=0.9)
+    if kind == "hnsw":
+        _add(gallery, 1000, 1020)
+
+
+def make_1_3(path: Path) -> None:
+    """A gallery with a past: items deleted and compacted away, after which what was attached was
+    made again; more added by a key; and of old and new ones some deleted since. The graph is of
+    what is left, the calibration of what there was before that, and the index knows nothing of
+    the last addition."""
+    gallery = _created(path, metric="cosine", dtype="float16")
+    _add(gallery, 0, 1000)
+    _add(gallery, 1000, 1012, key="the second night")
+    _attach_calibration(gallery)
+    gallery.build_index("ivf-pq", recall=0.9)
+    gallery.delete(where="camera = 2 AND start < '2024-05-01T12:00:02'")
+    gallery.compact()
+    _add(gallery, 1012, 1020, key="the third night")
+    gallery.delete(items=[700, 1015])
+    _attach_graph(gallery, k1=1, k2=2)
+    gallery.close()
+
+
+def _created(path: Path, *, metric: str, dtype: str) -> Gallery:
+    return Gallery.create(
+        path, dim=4, fingerprint=FINGERPRINT, recipe=RECIPE, metric=metric, dtype=dtype
+    )
+
+
+def _add(gallery: Gallery, start: int, stop: int, **options: Any) -> None:
+    numbers = range(start, stop)
+    vectors = [world.vector(number) for number in numbers]
+    gallery.add(vectors, [world.item(number) for number in numbers], root=world.ROOT, **options)
+
+
+def _attach_graph(gallery: Gallery, *, k1: int, k2: int) -> None:
+    from reid_index import Reranking
+
+    gallery.build_graph(Reranking(k1=k1, k2=k2))
+
+
+def _attach_calibration(gallery: Gallery) -> None:
+    from reid_index.calibration import calibrate, write_calibration
+
+    write_calibration(gallery, calibrate(gallery, false_match_rate=world.RATE))
 
 
 def _first_items() -> list[dict[str, Any]]:
@@ -79,5 +157,15 @@ def _second_items() -> list[dict[str, Any]]:
     ]
 
 
+def main(version: str, path: Path) -> None:
+    """Write the gallery of that format with the code that is imported, which must be of it."""
+    from reid_index.shard import FORMAT
+
+    if version != ".".join(map(str, FORMAT)):
+        sys.exit(f"the code that is imported writes format {FORMAT}, not {version}")
+    {"1.0": make_1_0, "1.1": make_1_1, "1.2": make_1_2, "1.3": make_1_3}[version](path)
+    (path / "lock").unlink()
+
+
 if __name__ == "__main__":
-    make_golden(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,192 @@
+"""Adding: one more shard in the next generation. What is there already is not looked at."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from .commit import describe
+from .errors import BadItems, BadShard, DimensionMismatch, ExtractorMismatch, UsageError
+from .fingerprint import Fingerprint
+from .manifest import Event, Manifest, ShardEntry
+from .shard import (
+    FILES,
+    Shard,
+    check_alike,
+    column_types,
+    merge_shards,
+    numbered,
+    open_shard,
+    write_shard,
+)
+from .vectors import ArrayStream
+from .writer import Writer
+
+NewShard: TypeAlias = Callable[[Path, Manifest], None]
+"""Writes a shard to a folder, made for a gallery at that manifest."""
+
+
+def checked_vectors(vectors: ArrayLike, *, dim: int) -> NDArray[np.generic]:
+    """The vectors as an array (n, D). Raises UsageError, DimensionMismatch."""
+    try:
+        array = np.asarray(vectors)
+    except ValueError as error:
+        raise UsageError(f"vectors are a table of numbers, (n, {dim}): {error}") from None
+    if array.ndim != 2 or array.shape[1] != dim:
+        raise DimensionMismatch(
+            f"vectors of the shape {array.shape} do not fit this gallery of {dim} dimensions: "
+            f"(n, {dim}) is needed"
+        )
+    if array.dtype.kind not in "fiub":
+        raise UsageError(f"vectors must be real numbers, got {array.dtype}")
+    return array
+
+
+def of_rows(vectors: NDArray[np.generic], items: pa.Table, *, root: Path | str) -> NewShard:
+    """A new shard of vectors (n, D) and their items. Raises BadItems for a root that no file can
+    hold."""
+    folder_of_sources = str(root)
+    if not _is_utf8(folder_of_sources):
+        raise BadItems(f"root {folder_of_sources!r} is not UTF-8, so no gallery can hold it")
+
+    def write(folder: Path, manifest: Manifest) -> None:
+        write_shard(
+            folder,
+            arrays={"global": ArrayStream.of(vectors)},
+            items=numbered([items], manifest.next_item),
+            fingerprint=manifest.fingerprint,
+            metric=manifest.metric,
+            dtype=manifest.dtype,
+            root=folder_of_sources,
+        )
+
+    return write
+
+
+def of_shards(shards: Sequence[Shard]) -> NewShard:
+    """A new shard of the rows of others."""
+
+    def write(folder: Path, manifest: Manifest) -> None:
+        merge_shards(
+            folder,
+            shards=shards,
+            first_item=manifest.next_item,
+            metric=manifest.metric,
+            dtype=manifest.dtype,
+        )
+
+    return write
+
+
+def check_shard(shard: Shard, manifest: Manifest, *, of: Path) -> None:
+    """Raise DimensionMismatch, BadShard or ExtractorMismatch unless a shard fits the gallery."""
+    if shard.header.dim != manifest.dim:
+        raise DimensionMismatch(
+            f"{shard.folder} has {shard.header.dim} dimensions, the gallery {manifest.dim}"
+        )
+    if shard.header.metric is not manifest.metric:
+        raise BadShard(
+            f"{shard.folder} was written for {shard.header.metric}, the gallery compares by "
+            f"{manifest.metric}: write it again for that"
+        )
+    check_fingerprint(shard.header.fingerprint, manifest, of=str(shard.folder), gallery=of)
+
+
+def check_fingerprint(
+    fingerprint: Fingerprint, manifest: Manifest, *, of: str, gallery: Path
+) -> None:
+    """Raise ExtractorMismatch, naming the fields, unless it is the gallery's."""
+    differences = fingerprint.differences(manifest.fingerprint)
+    if differences:
+        raise ExtractorMismatch(
+            f"{of} comes from another extractor than {gallery} ({'; '.join(differences)}): its "
+            "vectors cannot be compared; use the gallery's"
+        )
+
+
+def check_same_extractor(present: Manifest, known: Manifest, *, of: Path) -> None:
+    """Raise ExtractorMismatch where the gallery was rebuilt since it was opened."""
+    of_present, of_known = ((one.fingerprint, one.dim, one.metric) for one in (present, known))
+    if of_present != of_known:
+        raise ExtractorMismatch(
+            f"{of} was rebuilt with another extractor since it was opened: refresh it, and add "
+            "vectors of that one"
+        )
+
+
+def append(writer: Writer, write: NewShard, *, key: str | None = None) -> None:
+    """Commit a generation with one more shard. Raises BadItems, BadShard, what `write` raises."""
+    present = writer.present
+    name = f"shards/{writer.generation:06d}"
+    with writer.making(name) as folder:
+        write(folder, present)
+        shard = open_shard(folder)
+        columns = check_alike(
+            shard,
+            columns=_columns(writer),
+            beside=open_shard(writer.gallery / present.folders[-1]) if present.shards else None,
+            of=writer.gallery,
+        )
+        ids = shard.read_columns(["item"])["item"]
+        writer.commit(
+            Event(what="add", rows=shard.header.rows),
+            next_item=int(pc.max(ids).as_py()) + 1,
+            shards=(*present.shards, describe_shard(writer.gallery, name, ids=ids)),
+            columns=columns,
+            keys=present.keys if key is None else (*present.keys, _digest(key)),
+        )
+
+
+def _columns(writer: Writer) -> dict[str, str]:
+    """Those of the gallery; galleries of older formats do not list them."""
+    if writer.present.columns is not None:
+        return dict(writer.present.columns)
+    columns: dict[str, str] = {}
+    for folder in writer.present.folders:
+        columns |= column_types(open_shard(writer.gallery / folder))
+    return columns
+
+
+def describe_shard(gallery: Path, folder: str, *, ids: pa.ChunkedArray) -> ShardEntry:
+    """The manifest's entry of a shard that was just written, with those item ids: reads all of its
+    bytes."""
+    numbers = ids.to_numpy()
+    first = int(numbers[0]) if len(numbers) else None
+    if first is not None and not np.array_equal(numbers, np.arange(first, first + len(numbers))):
+        first = None
+    return ShardEntry(
+        folder=folder,
+        rows=len(numbers),
+        files=describe(gallery / folder, FILES),
+        first_item=first,
+    )
+
+
+def has_added(manifest: Manifest, key: str) -> bool:
+    """Whether something was added by that key before. Raises UsageError for what is no key."""
+    return _digest(key) in manifest.keys
+
+
+def _digest(key: str) -> str:
+    """What is kept of a key: it may name somebody, and outlives erasure."""
+    if not isinstance(key, str) or not 1 <= len(key) <= 200 or not _is_utf8(key):
+        raise UsageError(f"a key is text of 1 to 200 characters, got {key!r:.80}")
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shard_at(gallery: Path, entry: ShardEntry) -> Shard:
+    """A listed shard, opened; what is read of it is compared with the manifest."""
+    return open_shard(gallery / entry.folder, sha256=entry.sha256)

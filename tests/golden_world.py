@@ -1,0 +1,165 @@
+"""The rows that golden galleries from format 1.1 on hold, told by number without the code that they
+judge, and what each of those galleries is."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DATA = Path(__file__).parent / "data"
+ROOT = "/golden/crops"
+RATE = 0.05
+"""The false-match rate that calibrations were made for."""
+
+PEOPLE = 8
+LABELLED = 24
+"""Only the first rows have a label, so that few pairs are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """A golden gallery, item ids being the numbers of its rows.
+
+    shards: how many rows were added at a time. compacted: the numbers of those deleted and then
+    compacted away; deleted: since. k1, k2: of its graph, if it has one; fresh: whether that was
+    made from just the present rows. index: its kind, if it has one; late: the first number of those
+    that it knows nothing of.
+    """
+
+    folder: str
+    format: tuple[int, int]
+    generation: int
+    metric: str
+    dtype: str
+    shards: tuple[int, ...]
+    compacted: tuple[int, ...] = ()
+    deleted: tuple[int, ...] = ()
+    k1: int | None = None
+    k2: int = 1
+    fresh: bool = True
+    index: str | None = None
+    late: int = 0
+
+    @property
+    def path(self) -> Path:
+        return DATA / self.folder
+
+    @property
+    def added(self) -> int:
+        """How many rows were ever added: the next item id."""
+        return sum(self.shards)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its rows, in order."""
+        return sorted(set(range(self.added)) - {*self.compacted, *self.deleted})
+
+    @property
+    def indexed(self) -> int:
+        """How many rows its index is of, those deleted since, too."""
+        return len(set(range(self.late)) - set(self.compacted))
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """(N, 4), as they are stored."""
+        return stored(self.numbers, metric=self.metric, dtype=self.dtype)
+
+
+GOLDENS = (
+    Golden(
+        folder="format_v1_1",
+        format=(1, 1),
+        generation=4,
+        metric="cosine",
+        dtype="float32",
+        shards=(14, 10),
+        k1=4,
+        k2=2,
+    ),
+    Golden(
+        folder="format_v1_1_stale",
+        format=(1, 1),
+        generation=5,
+        metric="cosine",
+        dtype="float32",
+        shards=(14, 10, 3),
+        k1=4,
+        k2=2,
+        fresh=False,
+    ),
+    Golden(
+        folder="format_v1_2_ivf-pq",
+        format=(1, 2),
+        generation=5,
+        metric="euclidean",
+        dtype="float16",
+        shards=(1000, 20),
+        k1=2,
+        k2=1,
+        index="ivf-pq",
+        late=1020,
+    ),
+    Golden(
+        folder="format_v1_2_hnsw",
+        format=(1, 2),
+        generation=4,
+        metric="euclidean",
+        dtype="float16",
+        shards=(1000, 20),
+        index="hnsw",
+        late=1000,
+    ),
+    Golden(
+        folder="format_v1_3",
+        format=(1, 3),
+        generation=11,
+        metric="cosine",
+        dtype="float16",
+        shards=(1000, 12, 8),
+        compacted=tuple(range(8, 16)),
+        deleted=(700, 1015),
+        k1=1,
+        k2=2,
+        index="ivf-pq",
+        late=1012,
+    ),
+)
+
+
+def vector(number: int) -> list[int]:
+    """Four whole numbers: those of one of PEOPLE, and noise a third as large."""
+    person = _bytes(f"person {number % PEOPLE}")
+    noise = _bytes(f"row {number}")
+    return [a + b // 3 for a, b in zip(person, noise, strict=True)]
+
+
+def _bytes(name: str) -> list[int]:
+    """Four numbers from -128 to 127."""
+    return [byte - 128 for byte in hashlib.sha256(name.encode()).digest()[:4]]
+
+
+def stored(numbers: Sequence[int], *, metric: str, dtype: str) -> NDArray[np.float32]:
+    """What a gallery keeps of those rows: (n, 4), of length 1 for cosine."""
+    rows = np.array([vector(number) for number in numbers], np.float64)
+    if metric == "cosine":
+        rows /= np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    return rows.astype(dtype).astype(np.float32)
+
+
+def item(number: int) -> dict[str, Any]:
+    """What is known of a row."""
+    known = {
+        "source": f"{number % 50:02d}.png",
+        "camera": number // PEOPLE % 3 + 1,
+        "start": datetime(2024, 5, 1, 12, tzinfo=UTC) + timedelta(seconds=number // 10),
+        "attr.hat": ("yes", "no", None)[number % 3],
+        "age": number % 5 * 10,
+    }
+    if number < LABELLED:
+        known["person"] = f"p{number % PEOPLE}"
+    return known
