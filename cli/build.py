@@ -1,8 +1,6 @@
 """`reid build`: pictures, vectors or shards to a gallery."""
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +8,23 @@ import click
 
 from .extractor_options import make_preprocess, preprocess_options
 from .index import KINDS
-from .progress import progress_bar
+from .sources import (
+    drop_parts,
+    extract,
+    extraction_options,
+    find_source,
+    kind_of,
+    read_vector_file,
+    refuse_needless,
+    refuse_nothing,
+    refuse_unstorable,
+    source_options,
+    staging,
+    tell_left_out,
+)
 
 if TYPE_CHECKING:
-    from extractors.extractor import Extractor
-    from extractors.harvest import Pace
-    from extractors.pictures import Source
     from reid_index import Gallery
-
-_SKIPS_TOLD = 20
-"""Pictures that cannot be read and are named one by one; thousands would hide the rest."""
 
 
 @click.command(name="build")
@@ -33,23 +38,7 @@ _SKIPS_TOLD = 20
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="The extractor's model file.")
 @preprocess_options
-@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda for osnet.")
-@click.option(
-    "--layout",
-    type=click.Choice(["auto", "folder", "market"]),
-    default="auto",
-    show_default=True,
-    help="Whether names tell person and camera, as in 0002_c1s1_000451_03.jpg.",
-)
-@click.option("--keep-junk", is_flag=True, help="Keep Market-style crops of person -1.")
-@click.option(
-    "--boxes",
-    type=click.Path(path_type=Path),
-    help="People in full pictures: COCO JSON, MOTChallenge text, or CSV (file, x, y, w, h).",
-)
-@click.option(
-    "--items", type=click.Path(path_type=Path), help="Item columns of a vector file (CSV, Parquet)."
-)
+@source_options
 @click.option(
     "--metric",
     type=click.Choice(["cosine", "inner_product", "euclidean"]),
@@ -59,33 +48,26 @@ _SKIPS_TOLD = 20
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Decoding threads [default: one a core]"
-)
+@extraction_options
 @click.option("--graph", is_flag=True, help="Make the neighbour graph that re-ranking uses, too.")
 @click.option(
     "--index", type=click.Choice(KINDS), help="Make an approximate index, too: see reid index."
 )
-@click.option("--strict", is_flag=True, help="Fail at the first picture that cannot be read.")
 def command(
     sources: tuple[Path, ...],
     out: Path,
     extractor: str | None,
     weights: Path | None,
-    device: str,
     layout: str,
     keep_junk: bool,
     boxes: Path | None,
     items: Path | None,
     metric: str | None,
     dtype: str,
-    batch_size: int,
-    workers: int | None,
     graph: bool,
     index: str | None,
-    strict: bool,
-    **preprocess: Any,
+    device: str,
+    **options: Any,
 ) -> None:
     """Build a gallery from SOURCES.
 
@@ -93,58 +75,39 @@ def command(
     .parquet with a column `file` and item columns), one file of vectors (.npy, .h5, .parquet), or
     shard folders. A build that was interrupted goes on where it stopped when it is run again.
     """
-    from extractors.embeddings import holds_vectors
     from reid_index.errors import UsageError
+
+    from .formats import counted
 
     if graph and metric == "inner_product":
         raise UsageError("--graph needs distances: an inner product gallery has none")
     _refuse_taken(out)
-    _refuse_unstorable(out, *([] if weights is None else [weights]))
-    shards = [path for path in sources if (path / "shard.json").exists()]
-    vectors = [path for path in sources if path.is_file() and holds_vectors(path)]
-    if shards:
-        _refuse_mixed(shards, sources, "shards")
-        _refuse_needless(
-            "shards",
-            extractor=extractor,
-            weights=weights,
-            boxes=boxes,
-            items=items,
-            metric=metric,
-        )
-        rows = _from_shards(shards, out, dtype=dtype)
-    elif vectors:
-        _refuse_mixed(vectors, sources, "vector files")
-        if len(vectors) > 1:
-            raise UsageError("build takes one file of vectors; join them into one")
-        _refuse_needless("vectors", weights=weights, boxes=boxes)
+    refuse_unstorable(out, *([] if weights is None else [weights]))
+    kind = kind_of(sources, command="build")
+    given: dict[str, object] = {"weights": weights, "boxes": boxes}
+    if kind == "shards":
+        given |= {"extractor": extractor, "items": items, "metric": metric}
+        refuse_needless("building from shards", **given)
+        rows = _from_shards(sources, out, dtype=dtype)
+    elif kind == "vectors":
+        refuse_needless("building from vectors", **given)
         rows = _from_vectors(
-            vectors[0], out, extractor=extractor, items=items, metric=metric, dtype=dtype
+            sources[0], out, extractor=extractor, items=items, metric=metric, dtype=dtype
         )
     else:
-        _refuse_needless("pictures", items=items)
-        from extractors import open_extractor, recipe
-        from extractors.harvest import Pace
-        from extractors.pictures import find_pictures
-        from reid_index.threads import cores
-
-        source = find_pictures(sources, layout=layout, boxes=boxes, keep_junk=keep_junk)
-        _refuse_unstorable(source.root)
-        for reason, count in source.left_out.items():
-            click.echo(f"{source.root}: left out {count:,}: {reason}", err=True)
-        name = extractor or "stripes"
-        fed = make_preprocess(**preprocess)
+        refuse_needless("building from pictures", items=items)
         rows = _from_pictures(
-            source,
+            sources,
             out,
-            extractor=open_extractor(name, weights=weights, preprocess=fed, device=device),
-            recipe=recipe(name, weights=weights, preprocess=fed),
+            look={"layout": layout, "boxes": boxes, "keep_junk": keep_junk},
+            extractor=extractor or "stripes",
+            weights=weights,
+            device=device,
             metric=metric or "cosine",
             dtype=dtype,
-            pace=Pace(batch_size=batch_size, workers=workers or cores()),
-            strict=strict,
+            **options,
         )
-    click.echo(f"{out}: {rows:,} items", err=True)
+    click.echo(f"{out}: {counted(rows, 'item')}", err=True)
     if graph:
         _add_graph(out)
     if index is not None:
@@ -157,11 +120,11 @@ def _add_index(out: Path, kind: str) -> None:
 
     from .index import build_index
 
-    gallery = Gallery.open(out)
-    if len(gallery) < LEAST_ROWS and kind not in ("auto", "flat"):
-        click.echo(f"{out}: no index: fewer than {LEAST_ROWS:,} items need none", err=True)
-    else:
-        build_index(gallery, kind, recall=0.95, memory=None)
+    with Gallery.open(out) as gallery:
+        if len(gallery) < LEAST_ROWS and kind not in ("auto", "flat"):
+            click.echo(f"{out}: no index: fewer than {LEAST_ROWS:,} items need none", err=True)
+        else:
+            build_index(gallery, kind, recall=0.95, memory=None)
 
 
 def _add_graph(out: Path) -> None:
@@ -169,11 +132,11 @@ def _add_graph(out: Path) -> None:
 
     from .graph import build_graph
 
-    gallery = Gallery.open(out)
-    if len(gallery) < Reranking().length:
-        click.echo(f"{out}: no neighbour graph: too few items for one", err=True)
-    else:
-        build_graph(gallery, Reranking(), mode="auto")
+    with Gallery.open(out) as gallery:
+        if len(gallery) < Reranking().length:
+            click.echo(f"{out}: no neighbour graph: too few items for one", err=True)
+        else:
+            build_graph(gallery, Reranking(), mode="auto")
 
 
 def _refuse_taken(out: Path) -> None:
@@ -189,90 +152,30 @@ def _refuse_taken(out: Path) -> None:
         raise GalleryExists(f"{out} exists and is not an empty folder; choose another --out")
 
 
-def _refuse_unstorable(*paths: Path) -> None:
-    from reid_index.errors import UsageError
+def _assemble(
+    out: Path, folder: Path, add: "Callable[[Gallery], object]", **properties: Any
+) -> int:
+    """Make the gallery in a staging folder and give it its name when it is whole; its rows."""
+    from reid_index import Gallery, files
 
-    for path in paths:
-        try:
-            str(path.absolute()).encode()
-        except UnicodeEncodeError:
-            raise UsageError(
-                f"{path.absolute()}: the path is not UTF-8, so no gallery can hold it; rename it"
-            ) from None
-
-
-def _refuse_mixed(some: list[Path], sources: tuple[Path, ...], what: str) -> None:
-    from reid_index.errors import UsageError
-
-    if len(some) != len(sources):
-        raise UsageError(f"{what} and other sources do not mix in one build")
+    _refuse_taken(out)  # another build may have finished in between
+    files.remove(folder / "gallery")
+    with Gallery.create(folder / "gallery", **properties) as gallery:
+        add(gallery)
+        files.rename(gallery.path, out)
+        rows = len(gallery)
+    drop_parts(folder)
+    return rows
 
 
-def _refuse_needless(what: str, **options: object) -> None:
-    from reid_index.errors import UsageError
-
-    for name, value in options.items():
-        if value is not None:
-            raise UsageError(f"--{name} means nothing when building from {what}")
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder beside out that only this process writes to. It is kept when a build is
-    interrupted with something to go on from, and removed otherwise.
-
-    Raises GalleryExists where a folder of that name is somebody else's.
-    """
-    from reid_index.errors import GalleryExists
-    from reid_index.manifest import writer_lock
-
-    folder = out.absolute().with_name(f"{out.absolute().name}.building")
-    if folder.exists() and (not folder.is_dir() or not all(map(_is_ours, folder.iterdir()))):
-        raise GalleryExists(
-            f"{folder} is needed for the build and holds something else; move it away"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with writer_lock(folder):
-        _refuse_taken(out)  # another build may have finished in between
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder / "gallery", ignore_errors=True)
-            if not any(folder.glob("part-*")):
-                shutil.rmtree(folder)
-
-
-def _is_ours(path: Path) -> bool:
-    name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("lock", "journal.json", "gallery") or name.startswith("part-")
-
-
-def _assemble(out: Path, staging: Path, add: "Callable[[Gallery], None]", **properties: Any) -> int:
-    """Make the gallery aside and give it its name when it is whole; the rows in it."""
-    from reid_index import Gallery
-    from reid_index.files import sync_folder
-
-    shutil.rmtree(staging / "gallery", ignore_errors=True)
-    gallery = Gallery.create(staging / "gallery", **properties)
-    add(gallery)
-    gallery.path.rename(out)
-    sync_folder(out.absolute().parent)
-    # The journal first: one that lists parts which are gone could not be gone on with.
-    (staging / "journal.json").unlink(missing_ok=True)
-    sync_folder(staging)
-    for part in staging.glob("part-*"):
-        shutil.rmtree(part)
-    return len(gallery)
-
-
-def _from_shards(shards: list[Path], out: Path, *, dtype: str) -> int:
+def _from_shards(shards: Sequence[Path], out: Path, *, dtype: str) -> int:
     from reid_index import open_shard
 
     header = open_shard(shards[0]).header
-    with _staging(out) as staging:
+    with staging(out, "building") as folder:
         return _assemble(
             out,
-            staging,
+            folder,
             lambda gallery: gallery.add_shards(shards),
             dim=header.dim,
             fingerprint=header.fingerprint,
@@ -291,13 +194,8 @@ def _from_vectors(
     metric: str | None,
     dtype: str,
 ) -> int:
-    import numpy as np
-    import pyarrow as pa
-
-    from extractors.embeddings import read_vectors
-    from extractors.pictures import read_items
     from reid_index import Fingerprint
-    from reid_index.errors import NothingToIndex, UsageError
+    from reid_index.errors import UsageError
 
     name = extractor or ""
     if not name.startswith("external:") or name == "external:":
@@ -305,22 +203,13 @@ def _from_vectors(
             "vectors need the name of what made them, --extractor external:NAME, so that other "
             "vectors are not compared with them by mistake"
         )
-    _refuse_unstorable(path)
-    vectors, table = read_vectors(path)
-    if len(vectors) == 0:
-        raise NothingToIndex(f"{path}: it holds no vectors")
-    if items is not None:
-        table = read_items(items)
-    root = str(path.absolute().parent)
-    if table is None:
-        sources = [f"{path.name}#{row}" for row in np.arange(len(vectors))]
-        table, root = pa.table({"source": sources}), ""
-    with _staging(out) as staging:
+    vectors = read_vector_file(path, items)
+    with staging(out, "building") as folder:
         return _assemble(
             out,
-            staging,
-            lambda gallery: gallery.add(vectors, table, root=root),
-            dim=vectors.shape[1],
+            folder,
+            lambda gallery: gallery.add(vectors.array, vectors.items, root=vectors.root),
+            dim=vectors.array.shape[1],
             fingerprint=Fingerprint(name=name, version="1"),
             metric=metric or "cosine",
             dtype=dtype,
@@ -329,66 +218,48 @@ def _from_vectors(
 
 
 def _from_pictures(
-    source: "Source",
+    paths: Sequence[Path],
     out: Path,
     *,
-    extractor: "Extractor",
-    recipe: Mapping[str, Any],
+    look: dict[str, Any],
+    extractor: str,
+    weights: Path | None,
+    device: str,
     metric: str,
     dtype: str,
-    pace: "Pace",
+    batch_size: int,
+    workers: int | None,
     strict: bool,
+    **preprocess: Any,
 ) -> int:
-    from extractors.harvest import harvest
-    from extractors.images import silence_pillow_warnings
+    """look: what `find_source` is to know."""
+    from extractors import open_extractor, recipe
     from reid_index import Metric
-    from reid_index.errors import NothingToIndex
 
-    from .formats import printable
-
-    silence_pillow_warnings()
-    with _staging(out) as staging:
-        with progress_bar(source.count, unit="crop") as bar:
-            told = 0
-
-            def on_skip(error: Exception) -> None:
-                nonlocal told
-                told += 1
-                if told <= _SKIPS_TOLD:
-                    bar.clear()
-                    click.echo(f"skipped: {printable(str(error))}", err=True)
-                if told == _SKIPS_TOLD:
-                    click.echo("skipped: more are counted, not listed", err=True)
-
-            taken = harvest(
-                source,
-                extractor,
-                staging,
-                metric=Metric(metric),
-                dtype=dtype,
-                pace=pace,
-                strict=strict,
-                on_skip=on_skip,
-                progress=bar.update,
-            )
-        if taken.resumed:
-            click.echo(f"{taken.resumed:,} crops were there from an earlier run", err=True)
-        if taken.skipped:
-            click.echo(f"{taken.skipped:,} of {source.count:,} were skipped", err=True)
-        if not taken.parts:
-            raise NothingToIndex(
-                f"{source.root}: not one of {source.count} pictures can be read; a list's paths "
-                "are relative to its own folder"
-                if source.count
-                else f"{source.root}: there are no pictures in it"
-            )
+    source = find_source(paths, **look)
+    tell_left_out(source)
+    fed = make_preprocess(**preprocess)
+    opened = open_extractor(extractor, weights=weights, preprocess=fed, device=device)
+    with staging(out, "building") as folder:
+        _refuse_taken(out)
+        taken = extract(
+            source,
+            opened,
+            folder,
+            metric=Metric(metric),
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers,
+            strict=strict,
+        )
+        refuse_nothing(source, taken)
         return _assemble(
             out,
-            staging,
+            folder,
             lambda gallery: gallery.add_shards(taken.parts),
-            dim=extractor.dim,
-            fingerprint=extractor.fingerprint,
+            dim=opened.dim,
+            fingerprint=opened.fingerprint,
             metric=metric,
             dtype=dtype,
-            recipe=recipe,
+            recipe=recipe(extractor, weights=weights, preprocess=fed),
         )

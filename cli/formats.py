@@ -125,5 +125,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 item", "1,000 items"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def _or_dash(value: object) -> str:
     return "-" if value is None else str(value)

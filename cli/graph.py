@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 def command(gallery: Path, mode: str, k1: int, k2: int, lambda_: float) -> None:
     """Make the neighbour graph that re-ranking uses.
 
-    `reid query --rerank` needs it in galleries of more than some 10,000 items. Adding items makes
-    it stale; run this again then.
+    `reid query --rerank` needs it in galleries of more than some 10,000 items. Adding and
+    deleting items make it stale; run this, or `reid compact`, then.
     """
     from reid_index import Gallery
 
-    opened = Gallery.open(gallery)
-    build_graph(opened, make_reranking(k1=k1, k2=k2, lambda_=lambda_), mode=mode)
+    with Gallery.open(gallery) as opened:
+        build_graph(opened, make_reranking(k1=k1, k2=k2, lambda_=lambda_), mode=mode)
 
 
 def build_graph(gallery: "Gallery", reranking: "Reranking", *, mode: str) -> None:
@@ -41,3 +41,13 @@ def build_graph(gallery: "Gallery", reranking: "Reranking", *, mode: str) -> Non
         f"{gallery.path}: neighbour graph of {len(gallery):,} items, k1 = {reranking.k1}, {kind}",
         err=True,
     )
+
+
+def tell_stale(gallery: "Gallery") -> None:
+    """Say on standard error that there is a graph that can no longer be used, if there is one."""
+    if gallery.attached("graph") is not None and gallery.is_stale("graph"):
+        click.echo(
+            f"{gallery.path}: its neighbour graph is stale now; `reid graph` or `reid compact` "
+            "makes it again",
+            err=True,
+        )

@@ -39,12 +39,13 @@ def command(gallery: Path, kind: str, recall: float, memory_budget: int | None) 
 
     `reid query --recall` uses it where it is faster; everything else stays exact. Filters are
     honoured, and answers in doubt are found again exactly. Items added later are compared one by
-    one; run this again when they have become many.
+    one; run this, or `reid compact`, when they have become many.
     """
     from reid_index import Gallery
 
     memory = None if memory_budget is None else memory_budget * 2**20
-    build_index(Gallery.open(gallery), kind, recall=recall, memory=memory)
+    with Gallery.open(gallery) as opened:
+        build_index(opened, kind, recall=recall, memory=memory)
 
 
 def build_index(gallery: "Gallery", kind: str, *, recall: float, memory: int | None) -> None:

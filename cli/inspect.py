@@ -1,10 +1,13 @@
 """`reid inspect`: what is in a gallery."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .compact import processes
 
 if TYPE_CHECKING:
     from reid_index import Gallery
@@ -16,18 +19,34 @@ if TYPE_CHECKING:
 @click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
-def command(gallery: Path, form: str) -> None:
+@click.option("--history", is_flag=True, help="Instead: what made each generation, and when.")
+def command(gallery: Path, form: str, history: bool) -> None:
     """Say what GALLERY holds: items, columns, cameras, extractor, files."""
     from reid_index import Gallery
 
-    facts = _facts(Gallery.open(gallery))
+    with Gallery.open(gallery) as opened:
+        facts = _history(opened) if history else _facts(opened)
     if form == "json":
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
-        return
+    elif isinstance(facts, list):
+        _print_history(facts)
+    else:
+        _print_facts(facts)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
     from .formats import aligned
 
     columns, index = facts.pop("columns"), facts["index"]
     facts["index"] = None if index is None else _index_line(index)
+    if facts["deleted"]:
+        facts["deleted"] = f"{facts['deleted']:,}, whose bytes stay until `reid compact`"
+    held = [f"generation {one} by {processes(ids)}" for one, ids in facts["held"].items()]
+    facts["held"] = "; ".join(held) or None
+    if facts["owed"]:
+        facts["owed"] = f"{', '.join(facts['owed'])} (`reid compact` makes it)"
+    else:
+        del facts["owed"]
     click.echo(aligned([[name.replace("_", " "), _cell(value)] for name, value in facts.items()]))
     rows = [["column", "type", "known", "unknown"]]
     rows += [[c["name"], c["type"], f"{c['known']:,}", f"{c['unknown']:,}"] for c in columns]
@@ -41,7 +60,10 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
     cameras = pc.value_counts(items["camera"].drop_null()).to_pylist()
     return {
         "items": len(gallery),
+        "deleted": manifest.deleted,
         "generation": manifest.generation,
+        "held": _held(gallery),
+        "format": _format(gallery),
         "created": manifest.created.isoformat(),
         "metric": str(gallery.metric),
         "dimensions": gallery.dim,
@@ -54,6 +76,7 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
             for count in sorted(cameras, key=lambda count: count["values"])
         },
         "attached": {one.kind: _attached(gallery, one) for one in manifest.attached},
+        "owed": [owed.kind for owed in manifest.owed],
         "index": _index(gallery),
         "extractor": gallery.fingerprint.to_json(),
         "weights": manifest.recipe.get("weights"),
@@ -69,25 +92,93 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
     }
 
 
+def _format(gallery: "Gallery") -> str:
+    """Of the manifest, as it is written there."""
+    manifest = json.loads((gallery.path / gallery.manifest.file_name).read_bytes())
+    return ".".join(map(str, manifest["format"]))
+
+
+def _held(gallery: "Gallery") -> dict[str, list[int]]:
+    """Generation → other processes that read it, where there are any and the system names them."""
+    found = {}
+    for past in gallery.history():
+        ids = _readers(gallery, past.generation)
+        if ids:
+            found[str(past.generation)] = ids
+    return found
+
+
+def _readers(gallery: "Gallery", generation: int) -> list[int]:
+    from reid_index.lease import holders
+    from reid_index.manifest import manifest_name
+
+    path = gallery.path / manifest_name(generation)
+    try:
+        return [process for process in holders(path) if process != os.getpid()]
+    except FileNotFoundError:  # removed by a compaction
+        return []
+
+
+def _history(gallery: "Gallery") -> list[dict[str, Any]]:
+    """A record for each generation, oldest first."""
+    records = []
+    for past in gallery.history():
+        event = past.event
+        records.append(
+            {
+                "generation": past.generation,
+                "created": past.created.isoformat(),
+                "what": event.what,
+                "kind": event.kind,
+                "added": event.rows if event.what == "add" else 0,
+                "deleted": event.rows if event.what == "delete" else 0,
+                "removed": event.rows if event.what in ("compact", "rebuild") else 0,
+                "items": past.rows,
+                "held_by": _readers(gallery, past.generation),
+            }
+        )
+    return records
+
+
+def _print_history(records: list[dict[str, Any]]) -> None:
+    from .formats import aligned
+
+    rows = [["generation", "created", "what", "rows", "items", "held by"]]
+    for one in records:
+        changes = [f"{one[name]:,} {name}" for name in ("added", "deleted", "removed") if one[name]]
+        rows.append(
+            [
+                f"{one['generation']:,}",
+                one["created"][:19] + "Z",
+                " ".join(filter(None, (one["what"], one["kind"]))),
+                ", ".join(changes) or "-",
+                "-" if one["items"] is None else f"{one['items']:,}",
+                processes(one["held_by"]) or "-",
+            ]
+        )
+    click.echo(aligned(rows), nl=False)
+
+
 def _attached(gallery: "Gallery", entry: "AttachedEntry") -> str:
     """The folder of an attachment, and what is the matter with it."""
     from reid_index.attached import made_again
-    from reid_index.manifest import wrong_size
+    from reid_index.commit import wrong_size
 
     wrong = wrong_size(gallery.path, entry)
     if wrong:
         return f"{entry.folder} (damaged: {wrong}{made_again(entry.kind)})"
-    is_stale = entry.kind == "graph" and gallery.is_stale("graph")
+    is_stale = entry.kind == "graph" and not gallery.manifest.is_fresh(entry)
     return f"{entry.folder} (stale)" if is_stale else entry.folder
 
 
 def _index(gallery: "Gallery") -> dict[str, Any] | None:
     """What the manifest says of the approximate index, if there is one."""
     manifest = gallery.manifest
-    entry = next((one for one in manifest.attached if one.kind == "index"), None)
+    entry = manifest.attachment("index")
     if entry is None:
         return None
-    rows = sum(shard.rows for shard in manifest.shards if shard.folder in entry.covers)
+    covered = [shard for shard in manifest.shards if shard.folder in entry.covers]
+    rows = sum(shard.rows - shard.gone for shard in covered)
     return {
         "kind": entry.about.get("kind"),
         "items": rows,
@@ -99,8 +190,10 @@ def _index(gallery: "Gallery") -> dict[str, Any] | None:
 
 def _index_line(index: dict[str, Any]) -> str:
     """As `_index` has it, in words."""
-    every = index["items"] + index["later_items"]
-    line = f"{index['kind'] or 'of unknown kind'}, {index['items']:,} of {every:,} items"
+    from .formats import counted
+
+    every = counted(index["items"] + index["later_items"], "item")
+    line = f"{index['kind'] or 'of unknown kind'}, {index['items']:,} of {every}"
     if index["recall_wanted"] is not None:
         reached = index["recall_reached"].get("at 10", {})
         shares = sorted(reached, key=float, reverse=True)
@@ -108,7 +201,8 @@ def _index_line(index: dict[str, Any]) -> str:
         line += f"; recall@10 wanted {index['recall_wanted']:g}, reached where a filter allows a "
         line += f"share of them: {', '.join(parts) or 'nowhere'}"
     if index["later_items"]:
-        line += f"; the {index['later_items']:,} later items are compared beside it"
+        are = "is" if index["later_items"] == 1 else "are"
+        line += f"; {counted(index['later_items'], 'later item')} {are} compared beside it"
     return line
 
 

@@ -8,9 +8,12 @@ import click
 from reid_index.errors import ReidIndexError, WhereError
 
 from . import (
+    add,
     build,
     calibrate,
+    compact,
     costs,
+    delete,
     demo,
     evaluate,
     extractors,
@@ -18,6 +21,7 @@ from . import (
     index,
     inspect,
     query,
+    rebuild,
     verify,
 )
 
@@ -47,7 +51,8 @@ def _message(error: Exception) -> str:
         return printable(str(error))
     if isinstance(error, OSError) and error.strerror:
         path = error.filename2 or error.filename
-        return printable(f"{path}: {error.strerror}" if path else error.strerror)
+        told = f"{path}: {error.strerror}" if path else error.strerror
+        return printable("; ".join([told, *getattr(error, "__notes__", ())]))
     return printable(
         f"this is a fault of reid-index ({type(error).__name__}: {error}); "
         "please report it with what `reid --debug` prints"
@@ -67,6 +72,10 @@ def main(debug: bool) -> None:
 
 for command in (
     build.command,
+    add.command,
+    delete.command,
+    compact.command,
+    rebuild.command,
     query.command,
     graph.command,
     index.command,

@@ -88,11 +88,11 @@ def stored_side(path: Path) -> Side:
 def gallery_side(path: Path) -> Side:
     """All rows of a gallery."""
     gallery = Gallery.open(path)
-    shards = gallery.shards
-    roots = [np.full(shard.header.rows, shard.header.root, object) for shard in shards]
+    blocks = gallery.blocks
+    roots = [np.full(len(b), root, object) for b, root in zip(blocks, gallery.roots, strict=True)]
     return Side(
         path=path,
-        blocks=[shard.vectors for shard in shards],
+        blocks=list(blocks),
         items=gallery.items,
         roots=np.concatenate([np.empty(0, object), *roots]),
         metric=gallery.metric,

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extractors import open_recipe
 from extractors.boxes import Box as PersonBox
 from extractors.boxes import boxes_by_source, crop_box, read_boxes
 from extractors.embeddings import holds_vectors, read_vectors
 from extractors.images import SUFFIXES, read_image, silence_pillow_warnings
 from extractors.pictures import find_pictures, parse_market
 from reid_index import Gallery
-from reid_index.errors import BadSource, BadWeights, NothingToIndex, UnreadableImage, UsageError
+from reid_index.errors import BadSource, NothingToIndex, UnreadableImage, UsageError
+
+from .sources import gallery_extractor
 
 if TYPE_CHECKING:
     from extractors.extractor import Crop, Extractor
@@ -86,8 +87,7 @@ def file_target(
         crops = _folder_crops(path, boxes)
     else:
         raise UsageError(f"{path} is a folder: a box or position belongs to one picture")
-    extractor = _extractor(gallery, weights=weights, device=device)
-    gallery.check_fingerprint(extractor.fingerprint, of="the query")
+    extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
     return Target(
         vectors=_embed(extractor, crops),
         images=[Image.fromarray(crop) for crop in crops],
@@ -95,17 +95,6 @@ def file_target(
         camera=camera,
         label=path.name,
     )
-
-
-def _extractor(gallery: Gallery, *, weights: Path | None, device: str) -> "Extractor":
-    recipe = gallery.manifest.recipe
-    built_with = recipe.get("weights")
-    if weights is None and isinstance(built_with, str) and not Path(built_with).is_file():
-        raise BadWeights(
-            f"{built_with}: the model file that the gallery was built with is not there; "
-            "--weights FILE says where it is now"
-        )
-    return open_recipe(recipe, weights=weights, device=device)
 
 
 def _embed(extractor: "Extractor", crops: "Sequence[Crop]") -> NDArray[np.floating]:
@@ -137,7 +126,7 @@ def _folder_crops(folder: Path, boxes: Path | None) -> "list[Crop]":
     answer would silently be another one."""
     crops = []
     for picture in find_pictures([folder], layout="folder", boxes=boxes).pictures():
-        image = read_image(picture.path)
+        image = read_image(picture.path, root=picture.root)
         for person in picture.people:
             crops.append(image if person.box is None else crop_box(image, person.box))
     if not crops:
@@ -166,17 +155,15 @@ def _box_of(path: Path, boxes: Path, position: int | None) -> PersonBox:
 def load_crop(
     source: str, root: str, box: Box | None, *, other_root: Path | None = None
 ) -> Image.Image | None:
-    """The crop of an item, or None where its picture is gone, broken or outside its root.
-
-    Links below the root are followed: whoever owns the folder has made them.
-    """
+    """The crop of an item, or None where its picture is gone, broken or outside its root, be that
+    by its name or by a link."""
     folder = other_root or (Path(root) if root else None)
     inside = PurePosixPath(source)
     # A shard that somebody else wrote may name any path; only pictures below the root are shown.
     if folder is None or not source or inside.is_absolute() or ".." in inside.parts:
         return None
     try:
-        image = read_image(folder / inside)
+        image = read_image(folder / inside, root=folder)
         return Image.fromarray(image if box is None else crop_box(image, box))
     except UnreadableImage:
         return None

@@ -1,0 +1,345 @@
+"""`reid add`: more pictures, vectors or shards to a gallery that is there."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .graph import tell_stale
+from .sources import (
+    NOTE,
+    drop_parts,
+    extract,
+    extraction_options,
+    find_source,
+    gallery_extractor,
+    kind_of,
+    read_vector_file,
+    refuse_needless,
+    refuse_nothing,
+    source_options,
+    staging,
+    tell_left_out,
+)
+
+if TYPE_CHECKING:
+    from extractors.pictures import Person, Picture, Source
+    from reid_index import Gallery
+    from reid_index.receipt import Receipt
+
+_Reason = Callable[["Picture", "Person"], str | None]
+"""Why a person in a picture is left out; None where not."""
+
+
+@click.command(name="add", short_help="Add pictures, vectors or shards to GALLERY.")
+@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--weights", type=click.Path(path_type=Path), help="Where the model file is now.")
+@source_options
+@click.option("--again", is_flag=True, help="Add pictures that are in the gallery once more.")
+@click.option(
+    "--except-erased",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="RECEIPT",
+    help="Leave out crops that a receipt of reid delete lists. Can be given again.",
+)
+@extraction_options
+def command(
+    gallery: Path,
+    sources: tuple[Path, ...],
+    weights: Path | None,
+    layout: str,
+    keep_junk: bool,
+    boxes: Path | None,
+    items: Path | None,
+    again: bool,
+    except_erased: tuple[Path, ...],
+    device: str,
+    **pace: Any,
+) -> None:
+    """Add SOURCES to GALLERY: all of them or, when it fails, none.
+
+    SOURCES are what `reid build` takes. Pictures are embedded by the gallery's own extractor; those
+    that are in the gallery already are left out, so that the same command, run every night, adds
+    what is new. It goes on where it stopped when it was interrupted and is run again.
+    """
+    kind = kind_of(sources, command="add")
+    if kind == "pictures":
+        refuse_needless("adding pictures", items=items)
+        _add_pictures(
+            gallery,
+            sources,
+            look={"layout": layout, "boxes": boxes, "keep_junk": keep_junk},
+            weights=weights,
+            device=device,
+            again=again,
+            receipts=except_erased,
+            **pace,
+        )
+        return
+    refuse_needless(
+        f"adding {kind}",
+        weights=weights,
+        boxes=boxes,
+        again=again,
+        except_erased=except_erased or None,
+    )
+    if kind == "shards":
+        refuse_needless("adding shards", items=items)
+        _add_shards(gallery, sources)
+    else:
+        _add_vectors(gallery, sources[0], items)
+
+
+def _add_shards(path: Path, shards: Sequence[Path]) -> None:
+    from reid_index.shard import FILES
+
+    files = [shard / name for shard in shards for name in FILES]
+    _commit(path, _digest_of_files(files), lambda gallery, key: gallery.add_shards(shards, key=key))
+
+
+def _add_vectors(path: Path, file: Path, items: Path | None) -> None:
+    from reid_index import Gallery
+    from reid_index.errors import ExtractorMismatch
+
+    with Gallery.open(path) as gallery:
+        name = gallery.fingerprint.name
+    if not name.startswith("external:"):
+        raise ExtractorMismatch(
+            f"{path} has vectors of the extractor {name}, and {file} does not say what made its "
+            "own: add pictures, or shards, which say it"
+        )
+    made = read_vector_file(file, items)
+    _commit(
+        path,
+        _digest_of_files([file] if items is None else [file, items]),
+        lambda gallery, key: gallery.add(made.array, made.items, root=made.root, key=key),
+    )
+
+
+def _add_pictures(
+    path: Path,
+    paths: Sequence[Path],
+    *,
+    look: dict[str, Any],
+    weights: Path | None,
+    device: str,
+    again: bool,
+    receipts: Sequence[Path],
+    **pace: Any,
+) -> None:
+    """look: what `find_source` is to know."""
+    from reid_index import Gallery
+    from reid_index.errors import UsageError
+    from reid_index.receipt import read_receipt
+
+    with Gallery.open(path) as gallery:
+        if gallery.fingerprint.name.startswith("external:"):
+            raise UsageError(
+                f"{path}: its vectors were made elsewhere, so no pictures can be embedded like "
+                "them; add vectors, or shards, of the same extractor"
+            )
+        extractor = gallery_extractor(gallery, weights=weights, device=device)
+        metric, dtype = gallery.metric, gallery.manifest.dtype
+    read = [read_receipt(receipt) for receipt in receipts]
+    found = find_source(paths, **look)
+    # Without --again, what was added is left out as known, whoever asks.
+    state = _digest_of_pictures(found) if again else None
+    with _run(path, state) as run:
+        if run is None:
+            return
+        known = None if again else _known_pictures(path)
+        source = _without(found, _reasons(found, known=known, receipts=read))
+        tell_left_out(source)
+        # No generation is held meanwhile: this may take hours, and a compaction would have to wait.
+        taken = extract(source, extractor, run.staging, metric=metric, dtype=dtype, **pace)
+        if source.count == found.count:
+            refuse_nothing(source, taken)
+        if taken.parts:
+            _add(path, run, lambda gallery, key: gallery.add_shards(taken.parts, key=key))
+        else:
+            click.echo(f"{path}: there is nothing new to add", err=True)
+        drop_parts(run.staging)
+
+
+def _commit(path: Path, state: str, add: "Callable[[Gallery, str], object]") -> None:
+    """Add what needs no extraction; add gets the gallery and the run's key."""
+    from reid_index import Gallery
+
+    Gallery.open(path).close()  # before anything is written beside what is no gallery
+    with _run(path, state) as run:
+        if run is not None:
+            _add(path, run, add)
+
+
+def _add(path: Path, run: "_Run", add: "Callable[[Gallery, str], object]") -> None:
+    from reid_index import Gallery
+
+    with Gallery.open(path) as gallery:
+        added = gallery.manifest.event.rows if add(gallery, run.key) else 0
+        click.echo(f"{path}: {added:,} items added, {len(gallery):,} in all", err=True)
+        tell_stale(gallery)
+
+
+# What was added is not added again
+
+
+@dataclass(frozen=True)
+class _Run:
+    """staging: the folder for its parts. key: what the gallery knows this addition by."""
+
+    staging: Path
+    key: str
+
+
+@contextmanager
+def _run(path: Path, state: str | None) -> Iterator[_Run | None]:
+    """A staging folder and a key for this addition; None where it is known to be done.
+
+    A run can be killed after its commit and before it has cleared up. So its key is on the disk
+    before it begins; the next run looks whether the gallery has it, and tells by `state`, which
+    says what is added, whether that was the same addition; None is like no other.
+    """
+    from uuid import uuid4
+
+    from reid_index import files
+    from reid_index.errors import ReidIndexError
+
+    with staging(path, "adding") as folder:
+        note = folder / NOTE
+        earlier = _read_note(note)
+        if earlier is not None and _added_to(path, earlier["key"]):
+            drop_parts(folder)
+            files.remove(note)
+            line = f"{path}: the items of an earlier run are in it, which was cut short then"
+            is_same = state is not None and earlier["state"] == state
+            click.echo(f"{line}; nothing is added twice" if is_same else line, err=True)
+            if is_same:
+                yield None
+                return
+        run = _Run(staging=folder, key=uuid4().hex)
+        files.write_json(note, {"key": run.key, "state": state})
+        try:
+            yield run
+        except BaseException:
+            # A commit can fail and still take effect, so the key stays unless it surely has not.
+            with suppress(ReidIndexError, OSError):
+                if not _added_to(path, run.key):
+                    files.remove(note)
+            raise
+        files.remove(note)
+
+
+def _read_note(path: Path) -> dict[str, Any] | None:
+    from reid_index.errors import UsageError
+
+    if not path.exists():
+        return None
+    try:
+        note = json.loads(path.read_bytes())
+        return {"key": str(note["key"]), "state": note["state"]}
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{path} cannot be read: see by `reid inspect --history` whether the last addition is "
+            f"there, then delete {path.parent}"
+        ) from None
+
+
+def _added_to(path: Path, key: str) -> bool:
+    from reid_index import Gallery
+
+    with Gallery.open(path) as gallery:
+        return gallery.has_added(key)
+
+
+def _digest_of_files(paths: Sequence[Path]) -> str:
+    stats = [(os.path.abspath(path), path.stat()) for path in paths if path.exists()]
+    known = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return hashlib.sha256(repr(known).encode(errors="surrogateescape")).hexdigest()
+
+
+def _digest_of_pictures(source: "Source") -> str:
+    from extractors.journal import identity
+
+    digest = hashlib.sha256(str(source.root).encode())
+    for picture in source.pictures():
+        digest.update(identity(picture))
+    return digest.hexdigest()
+
+
+# What is left out
+
+
+def _known_pictures(path: Path) -> set[tuple[str, tuple[float, ...] | None]]:
+    """Path and box of every picture whose items are in the gallery and not deleted."""
+    from reid_index.erasure import picture_path
+    from reid_index.rebuild import read_crops
+
+    crops = read_crops(path)
+    columns = (crops[name].to_pylist() for name in ("root", "source", "box"))
+    return {
+        (picture_path(root, source), None if box is None else tuple(box))
+        for root, source, box in zip(*columns, strict=True)
+        if root and source
+    }
+
+
+def _reasons(
+    source: "Source",
+    *,
+    known: set[tuple[str, tuple[float, ...] | None]] | None,
+    receipts: "Sequence[Receipt]",
+) -> _Reason:
+    """known: what is in the gallery, None where that does not matter."""
+    from reid_index.erasure import picture_path
+    from reid_index.receipt import is_erased
+
+    root = str(source.root)
+
+    def reason(picture: "Picture", person: "Person") -> str | None:
+        path, box = picture_path(root, picture.source), _stored_box(person)
+        if is_erased(receipts, path, box=box):
+            return "erased, as a receipt says"
+        if known and (path, box) in known:
+            return "in the gallery already"
+        return None
+
+    return reason
+
+
+def _stored_box(person: "Person") -> tuple[float, ...] | None:
+    """A box as the gallery has it, in single precision."""
+    import numpy as np
+
+    if person.box is None:
+        return None
+    with np.errstate(over="ignore"):
+        return tuple(np.asarray(person.box, np.float32).tolist())
+
+
+def _without(source: "Source", reason: _Reason) -> "Source":
+    """The source without the people for whom there is a reason."""
+    people = ((picture, person) for picture in source.pictures() for person in picture.people)
+    found = (reason(picture, person) for picture, person in people)
+    left_out = Counter(why for why in found if why is not None)
+
+    def pictures() -> "Iterator[Picture]":
+        for picture in source.pictures():
+            kept = tuple(person for person in picture.people if reason(picture, person) is None)
+            if kept:
+                yield replace(picture, people=kept)
+
+    return replace(
+        source,
+        count=source.count - left_out.total(),
+        left_out={**source.left_out, **left_out},
+        pictures=pictures,
+    )

@@ -1,0 +1,356 @@
+"""`reid rebuild`: the items of a gallery, embedded by another model."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .compact import held
+from .extractor_options import make_preprocess, preprocess_options
+from .progress import progress_bar
+from .sources import NOTE, extract, extraction_options, refuse_unstorable, staging
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from extractors.extractor import Extractor
+    from extractors.pictures import Source
+    from reid_index.lease import Held
+    from reid_index.manifest import Manifest
+    from reid_index.rebuild import Rebuilt
+
+_PARTS = "parts"
+"""In the staging folder: a folder for each run of the extractor, by number."""
+
+_NAMED = 3
+"""Items without a picture that an error names; the others are counted."""
+
+_PATIENCE = 60.0
+_PAUSE = 0.5
+"""Seconds to wait for another writer to finish, and between tries: hours may have gone before."""
+
+
+@click.command(name="rebuild", short_help="Embed the pictures of GALLERY by another model.")
+@click.argument("gallery", type=click.Path(path_type=Path))
+@click.option("--extractor", required=True, metavar="NAME", help="See `reid extractors`.")
+@click.option("--weights", type=click.Path(path_type=Path), help="The extractor's model file.")
+@preprocess_options
+@click.option("--root", type=click.Path(path_type=Path), help="Where the pictures are now.")
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "inner_product", "euclidean"]),
+    default=None,
+    help="[default: as it is]",
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), default=None, help="[default: as it is]"
+)
+@click.option("--drop-missing", is_flag=True, help="Leave out items without a readable picture.")
+@click.option(
+    "--no-remake", is_flag=True, help="Do not make the graph, index and calibration again."
+)
+@extraction_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    gallery: Path,
+    extractor: str,
+    weights: Path | None,
+    root: Path | None,
+    metric: str | None,
+    dtype: str | None,
+    drop_missing: bool,
+    no_remake: bool,
+    device: str,
+    batch_size: int,
+    workers: int | None,
+    strict: bool,
+    **preprocess: Any,
+) -> None:
+    """Embed every item of GALLERY again, from its picture, by another model.
+
+    Ids and all that is known of the items stay. The gallery can be searched, added to and deleted
+    from meanwhile; then all changes at once. What was interrupted goes on when it is run again.
+    """
+    from extractors import open_extractor, recipe
+    from extractors.rebuilding import moved_roots
+    from reid_index.commit import read_current
+    from reid_index.errors import UsageError
+    from reid_index.rebuild import read_crops, retire_former
+
+    if strict and drop_missing:
+        raise UsageError("--strict and --drop-missing clash: give one of the two")
+    refuse_unstorable(*([] if weights is None else [weights]))
+    present = read_current(gallery, writing=True)
+    fed = make_preprocess(**preprocess)
+    opened = open_extractor(extractor, weights=weights, preprocess=fed, device=device)
+    job = {
+        "fingerprint": opened.fingerprint.to_json(),
+        "metric": metric or str(present.metric),
+        "dtype": dtype or present.dtype,
+    }
+    with staging(gallery, "rebuilding") as folder:
+        if not _begin(gallery, folder, job):
+            _tell_pending(ctx, retire_former(gallery))
+            return
+        run = _Run(
+            gallery=gallery,
+            folder=folder,
+            job=job,
+            roots={} if root is None else moved_roots(read_crops(gallery), root),
+            drop_missing=drop_missing,
+            commit={
+                "recipe": recipe(extractor, weights=weights, preprocess=fed),
+                "remake": not no_remake,
+            },
+        )
+        pace = {"batch_size": batch_size, "workers": workers, "strict": strict}
+        try:
+            done = run.rebuild(opened, pace)
+            _clear(folder)
+        finally:
+            if not _parts(folder):
+                _clear(folder)
+    _tell(gallery, done)
+    _tell_pending(ctx, done.pending)
+
+
+# The folder beside the gallery, which outlives an interrupted run
+
+
+def _begin(gallery: Path, folder: Path, job: dict[str, Any]) -> bool:
+    """Note in the folder what is being done; False where it is done already.
+
+    Raises UsageError where the folder has something else that is not finished.
+    """
+    from reid_index import files
+    from reid_index.commit import read_current
+    from reid_index.errors import UsageError
+
+    now, earlier = _job_of(read_current(gallery)), _read_note(folder)
+    if earlier is None or earlier == now:  # the note goes first, so what has none is finished, too
+        is_left = (folder / _PARTS).exists()
+        _clear(folder)
+        earlier = None
+        if is_left:
+            click.echo(f"{folder}: removed what an earlier run had left", err=True)
+    if now == job:
+        click.echo(f"{gallery}: its vectors are of this extractor already", err=True)
+        return False
+    if earlier is not None and earlier != job:
+        changed = ", ".join(name for name in job if earlier[name] != job[name])
+        raise UsageError(
+            f"{folder} holds an unfinished rebuild with another {changed}; run that one again to "
+            "finish it, or delete the folder"
+        )
+    files.write_json(folder / NOTE, job)
+    return True
+
+
+def _job_of(manifest: "Manifest") -> dict[str, Any]:
+    return {
+        "fingerprint": manifest.fingerprint.to_json(),
+        "metric": str(manifest.metric),
+        "dtype": manifest.dtype,
+    }
+
+
+def _read_note(folder: Path) -> dict[str, Any] | None:
+    from reid_index.errors import UsageError
+    from reid_index.reading import read_json
+
+    path = folder / NOTE
+    try:
+        note = read_json(path)
+        return {name: note[name] for name in ("fingerprint", "metric", "dtype")}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} cannot be read; delete {folder} to start anew") from None
+
+
+def _clear(folder: Path) -> None:
+    from reid_index import files
+
+    files.remove(folder / NOTE)
+    files.remove(folder / _PARTS)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The shards that runs have finished, in order; each got its name when it was whole."""
+    found = folder.glob(f"{_PARTS}/*/{_PARTS}/part-*/shard.json")
+    return sorted(path.parent for path in found)
+
+
+# Extraction, and the commit
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A rebuild. folder: its staging folder. job: what the vectors are to be. roots: root → where
+    its pictures are now, for those that have moved. commit: further arguments of `Gallery.rebuild`.
+    """
+
+    gallery: Path
+    folder: Path
+    job: dict[str, Any]
+    roots: dict[str, str]
+    drop_missing: bool
+    commit: dict[str, Any]
+
+    def rebuild(self, extractor: "Extractor", pace: dict[str, Any]) -> "Rebuilt":
+        """Extract until every item has been tried, then commit; again for those added meanwhile.
+
+        Nothing is locked, and no generation held, while pictures are read. Raises NothingToIndex,
+        UnreadableImage.
+        """
+        import numpy as np
+
+        from extractors.rebuilding import (
+            as_source,
+            extracted_items,
+            remove_changed,
+            with_pictures,
+            without,
+        )
+
+        crops = self._crops()
+        self._refuse_no_pictures(crops)
+        tried = extracted_items(remove_changed(_parts(self.folder), crops))
+        if len(tried):
+            click.echo(f"{len(tried):,} crops were there from an earlier run", err=True)
+        while True:
+            new = without(self._crops(), tried)
+            if new.num_rows:
+                named = with_pictures(new)
+                if named.num_rows:
+                    self._extract(as_source(named), extractor, pace)
+                tried = np.concatenate([tried, new["item"].to_numpy()])
+                continue
+            done = self._commit(tried)
+            if done is not None:
+                return done
+
+    def _crops(self) -> "pa.Table":
+        from extractors.rebuilding import located
+        from reid_index.rebuild import read_crops
+
+        return located(read_crops(self.gallery), self.roots)
+
+    def _refuse_no_pictures(self, crops: "pa.Table") -> None:
+        from extractors.rebuilding import with_pictures
+        from reid_index.errors import NothingToIndex
+
+        if crops.num_rows == 0:
+            raise NothingToIndex(f"{self.gallery}: it holds no items; build a new gallery")
+        if with_pictures(crops).num_rows == 0:
+            raise NothingToIndex(
+                f"{self.gallery}: it was made of vectors, and knows of no pictures to embed again; "
+                "build a new gallery from the pictures, or name their folder by --root"
+            )
+
+    def _extract(self, source: "Source", extractor: "Extractor", pace: dict[str, Any]) -> None:
+        """Extract into a folder of its own, so that what earlier runs have finished stays."""
+        from reid_index import Metric, files
+
+        runs = [int(path.name) for path in self.folder.glob(f"{_PARTS}/[0-9]*")]
+        folder = self.folder / _PARTS / f"{max(runs, default=0) + 1:06d}"
+        files.make_folder(folder)
+        metric, dtype = Metric(self.job["metric"]), self.job["dtype"]
+        extract(source, extractor, folder, metric=metric, dtype=dtype, **pace)
+
+    def _commit(self, tried: "NDArray[np.int64]") -> "Rebuilt | None":
+        """Commit what has been extracted; None where others have added items that were not tried.
+
+        Raises NothingToIndex and UnreadableImage where pictures cannot be read, GalleryLocked.
+        """
+        from extractors.rebuilding import extracted_items, without
+        from reid_index import Gallery
+        from reid_index.errors import UsageError
+
+        parts = _parts(self.folder)
+        missing = without(self._crops(), extracted_items(parts))
+        new = without(missing, tried)
+        if new.num_rows:
+            return None
+        self._refuse_missing(missing, is_all=not parts)
+        with Gallery.open(self.gallery) as gallery, progress_bar(len(gallery), unit=" rows") as bar:
+            try:
+                return _patiently(
+                    lambda: gallery.rebuild(
+                        parts,
+                        drop_missing=missing["item"].to_pylist(),
+                        roots=self.roots,
+                        progress=bar.update,
+                        **self.commit,
+                    )
+                )
+            except UsageError:
+                if without(self._crops(), tried).num_rows == 0:
+                    raise
+                return None
+
+    def _refuse_missing(self, missing: "pa.Table", *, is_all: bool) -> None:
+        from reid_index.errors import NothingToIndex, UnreadableImage
+
+        if is_all:
+            raise NothingToIndex(
+                f"{self.gallery}: not one of the pictures of its {missing.num_rows:,} items can be "
+                "read; --root says where they are now"
+            )
+        if missing.num_rows and not self.drop_missing:
+            some = missing.slice(0, _NAMED).to_pylist()
+            named = ", ".join(f"{row['item']}: {row['source'] or 'no picture'}" for row in some)
+            more = ", …" if missing.num_rows > _NAMED else ""
+            raise UnreadableImage(
+                f"{self.gallery}: {missing.num_rows:,} items have no readable picture "
+                f"({named}{more}): put them there and run this again, which keeps what is done; "
+                "or leave these items out by --drop-missing"
+            )
+
+
+def _patiently(call: "Callable[[], Rebuilt]") -> "Rebuilt":
+    """What the call returns, once nobody else is writing. Raises GalleryLocked after a minute."""
+    from reid_index.errors import GalleryLocked
+
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return call()
+        except GalleryLocked:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE)
+
+
+def _tell(gallery: Path, done: "Rebuilt") -> None:
+    from .formats import aligned
+
+    rows = [
+        ["items", f"{done.rows:,}"],
+        ["removed", f"{done.removed:,} deleted items"],
+        ["shards", f"{done.shards_before:,} before, {done.shards_after:,} now"],
+    ]
+    if done.missing:
+        rows.append(["left out", f"{done.missing:,} items without a readable picture"])
+    if done.remade:
+        rows.append(["made again", ", ".join(done.remade)])
+    rows += [["left out", f"{kind}: {why}"] for kind, why in done.dropped]
+    click.echo(f"{gallery}:\n{aligned(rows)}", nl=False)
+
+
+def _tell_pending(ctx: click.Context, pending: "tuple[Held, ...]") -> None:
+    if pending:
+        generations = "; ".join(map(held, pending))
+        click.echo(
+            f"erasure pending: {generations}, with the former vectors; run `reid compact` when it "
+            "is not",
+            err=True,
+        )
+        ctx.exit(1)

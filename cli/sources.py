@@ -1,0 +1,371 @@
+"""What commands that make vectors share: kinds of SOURCES, their options, extraction into a folder
+beside the gallery that can be gone on with, and refusals."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from extractors.extractor import Extractor
+    from extractors.harvest import Harvest
+    from extractors.pictures import Source
+    from reid_index import Gallery, Metric
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_PARTS = "parts"
+NOTE = "run.json"
+"""In a staging folder: what a run notes of itself. A folder that has one is kept."""
+
+CHECKED = "checked"
+"""In a staging folder: shards that were compared with receipts. Never kept."""
+
+_SKIPS_TOLD = 20
+"""Pictures that cannot be read and are named one by one; thousands would hide the rest."""
+
+
+def source_options(function: Function) -> Function:
+    """Adds the options that say what SOURCES are."""
+    for option in reversed(
+        [
+            click.option(
+                "--layout",
+                type=click.Choice(["auto", "folder", "market"]),
+                default="auto",
+                show_default=True,
+                help="Whether names tell person and camera, as in 0002_c1s1_000451_03.jpg.",
+            ),
+            click.option("--keep-junk", is_flag=True, help="Keep Market-style crops of person -1."),
+            click.option(
+                "--boxes",
+                type=click.Path(path_type=Path),
+                help="People in full pictures: COCO JSON, MOTChallenge text, or CSV "
+                "(file, x, y, w, h).",
+            ),
+            click.option(
+                "--items",
+                type=click.Path(path_type=Path),
+                help="Item columns of a vector file (CSV, Parquet).",
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def extraction_options(function: Function) -> Function:
+    """Adds the options that say how pictures become vectors."""
+    for option in reversed(
+        [
+            click.option(
+                "--device", default="cpu", show_default=True, help="cpu, or cuda for osnet."
+            ),
+            click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True),
+            click.option(
+                "--workers",
+                type=click.IntRange(1),
+                default=None,
+                help="Decoding threads [default: one a core]",
+            ),
+            click.option(
+                "--strict", is_flag=True, help="Fail at the first picture that cannot be read."
+            ),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+# What SOURCES are
+
+
+def kind_of(sources: Sequence[Path], *, command: str) -> Literal["shards", "vectors", "pictures"]:
+    """What the sources are: shard folders, one file of vectors, or pictures.
+
+    Raises UsageError where kinds are mixed, vectors come in several files, or one is a gallery.
+    """
+    from extractors.embeddings import holds_vectors
+    from reid_index.errors import UsageError
+
+    for path in sources:
+        if (path / "CURRENT").is_file() and (path / "shards").is_dir():
+            raise UsageError(f"{path} is a gallery: name pictures, vectors or shards")
+    shards = [path for path in sources if (path / "shard.json").exists()]
+    vectors = [path for path in sources if path.is_file() and holds_vectors(path)]
+    for some, what in ((shards, "shards"), (vectors, "vector files")):
+        if some and len(some) != len(sources):
+            raise UsageError(f"{what} and other sources do not mix in one {command}")
+    if len(vectors) > 1:
+        raise UsageError(f"{command} takes one file of vectors; join them into one")
+    return "shards" if shards else "vectors" if vectors else "pictures"
+
+
+def refuse_needless(doing: str, **options: object) -> None:
+    """Raise UsageError where an option is given that means nothing when doing that."""
+    from reid_index.errors import UsageError
+
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise UsageError(f"--{name.replace('_', '-')} means nothing when {doing}")
+
+
+def refuse_unstorable(*paths: Path) -> None:
+    """Raise UsageError for a path that no gallery can hold."""
+    from reid_index.errors import UsageError
+
+    for path in paths:
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{path.absolute()}: the path is not UTF-8, so no gallery can hold it; rename it"
+            ) from None
+
+
+# Vectors
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A file of vectors, (N, D), N ≥ 1, with its items and the folder that `source` is relative
+    to."""
+
+    array: "NDArray[np.floating]"
+    items: "pa.Table"
+    root: str
+
+
+def read_vector_file(path: Path, items: Path | None) -> Vectors:
+    """The vectors of a file, with the items of another file or its own, or else with its name and
+    their rows as sources. Raises NothingToIndex, BadSource, BadItems, UsageError."""
+    import numpy as np
+    import pyarrow as pa
+
+    from extractors.embeddings import read_vectors
+    from extractors.pictures import read_items
+    from reid_index.errors import NothingToIndex
+
+    refuse_unstorable(path)
+    vectors, table = read_vectors(path)
+    if len(vectors) == 0:
+        raise NothingToIndex(f"{path}: it holds no vectors")
+    if items is not None:
+        table = read_items(items)
+    if table is not None:
+        return Vectors(vectors, table, str(path.absolute().parent))
+    sources = [f"{path.name}#{row}" for row in np.arange(len(vectors))]
+    return Vectors(vectors, pa.table({"source": sources}), "")
+
+
+# Pictures
+
+
+def find_source(
+    paths: Sequence[Path], *, layout: str, boxes: Path | None, keep_junk: bool
+) -> "Source":
+    """The pictures that the paths name. Raises what `find_pictures` does, and UsageError."""
+    from extractors.pictures import find_pictures
+
+    source = find_pictures(paths, layout=layout, boxes=boxes, keep_junk=keep_junk)
+    refuse_unstorable(source.root)
+    return source
+
+
+def tell_left_out(source: "Source") -> None:
+    """Say what the source leaves out, and why."""
+    from .formats import printable
+
+    for reason, count in source.left_out.items():
+        click.echo(printable(f"{source.root}: left out {count:,}: {reason}"), err=True)
+
+
+def gallery_extractor(
+    gallery: "Gallery", *, weights: Path | None, device: str, of: str = "what is made now"
+) -> "Extractor":
+    """The extractor that the gallery was built with, made again and compared by its fingerprint.
+
+    weights: where its model file is now. of: what it is for, as an error says it. Raises
+    BadWeights, ExtractorMismatch, UsageError.
+    """
+    from extractors import open_recipe
+    from reid_index.errors import BadWeights
+
+    recipe = gallery.manifest.recipe
+    built_with = recipe.get("weights")
+    if weights is None and isinstance(built_with, str) and not Path(built_with).is_file():
+        raise BadWeights(
+            f"{built_with}: the model file that the gallery was built with is not there; "
+            "--weights FILE says where it is now"
+        )
+    extractor = open_recipe(recipe, weights=weights, device=device)
+    gallery.check_fingerprint(extractor.fingerprint, of=of)
+    return extractor
+
+
+def extract(
+    source: "Source",
+    extractor: "Extractor",
+    staging: Path,
+    *,
+    metric: "Metric",
+    dtype: str,
+    batch_size: int,
+    workers: int | None,
+    strict: bool,
+) -> "Harvest":
+    """Extract the source into parts in a staging folder, going on with those that are there, with
+    a progress bar and a line on standard error for what is skipped."""
+    from extractors.harvest import Pace, harvest
+    from extractors.images import silence_pillow_warnings
+    from reid_index.threads import cores
+
+    from .formats import counted, printable
+
+    silence_pillow_warnings()
+    with progress_bar(source.count, unit="crop") as bar:
+        told = 0
+
+        def on_skip(error: Exception) -> None:
+            nonlocal told
+            told += 1
+            if told <= _SKIPS_TOLD:
+                bar.clear()
+                click.echo(f"skipped: {printable(str(error))}", err=True)
+            if told == _SKIPS_TOLD:
+                click.echo("skipped: more are counted, not listed", err=True)
+
+        try:
+            taken = harvest(
+                source,
+                extractor,
+                staging / _PARTS,
+                metric=metric,
+                dtype=dtype,
+                pace=Pace(batch_size=batch_size, workers=workers or cores()),
+                strict=strict,
+                on_skip=on_skip,
+                progress=bar.update,
+            )
+        except KeyboardInterrupt:
+            bar.clear()
+            if _has_parts(staging):
+                click.echo(f"{staging}: has what is done; the same command goes on there", err=True)
+            raise
+    if taken.resumed:
+        were = "was" if taken.resumed == 1 else "were"
+        crops = counted(taken.resumed, "crop")
+        click.echo(f"{crops} {were} there from an earlier run", err=True)
+    if taken.skipped:
+        were = "was" if source.count == 1 else "were"
+        click.echo(f"{taken.skipped:,} of {source.count:,} {were} skipped", err=True)
+    return taken
+
+
+def refuse_nothing(source: "Source", taken: "Harvest") -> None:
+    """Raise NothingToIndex where not one picture could be read."""
+    from reid_index.errors import NothingToIndex
+
+    from .formats import counted
+
+    if not taken.parts:
+        raise NothingToIndex(
+            f"{source.root}: not one of {counted(source.count, 'picture')} can be read; a list's "
+            "paths are relative to its own folder"
+            if source.count
+            else f"{source.root}: there are no pictures in it"
+        )
+
+
+# The folder beside the gallery
+
+
+@contextmanager
+def told_unchanged(gallery: Path) -> Iterator[None]:
+    """Have errors of the system say so where the gallery is as it was all the same."""
+    from reid_index.commit import read_current
+    from reid_index.errors import ReidIndexError
+
+    before = read_current(gallery).generation
+    try:
+        yield
+    except OSError as error:
+        with suppress(ReidIndexError, OSError):
+            if read_current(gallery).generation == before:
+                error.add_note("the gallery is as it was")
+        raise
+
+
+STAGINGS = ("building", "adding", "rebuilding")
+"""What is done in a folder beside a gallery, and by which it is named."""
+
+
+def interrupted_runs(gallery: Path) -> list[Path]:
+    """The folders beside a gallery that interrupted runs have left, or that runs write to now."""
+    gallery = Path(os.path.abspath(gallery))
+    folders = [gallery.with_name(f"{gallery.name}.{doing}") for doing in STAGINGS]
+    return [
+        folder
+        for folder in folders
+        if folder.is_dir() and ((folder / NOTE).exists() or (folder / _PARTS).exists())
+    ]
+
+
+@contextmanager
+def staging(gallery: Path, doing: str) -> Iterator[Path]:
+    """A folder beside the gallery's, NAME.DOING, that only this process writes to. It is kept when
+    a run is interrupted with something to go on from, and removed otherwise.
+
+    doing: one of STAGINGS. Raises GalleryExists where a folder of that name is
+    somebody else's, GalleryLocked where another process does the same.
+    """
+    from reid_index import files
+    from reid_index.commit import writer_lock
+    from reid_index.errors import GalleryExists
+
+    gallery = Path(os.path.abspath(gallery))
+    folder = gallery.with_name(f"{gallery.name}.{doing}")
+    if folder.exists() and (not folder.is_dir() or not all(map(_is_ours, folder.iterdir()))):
+        raise GalleryExists(
+            f"{folder} is needed for {doing} and holds something else; move it away"
+        )
+    files.make_folder(folder)
+    with writer_lock(folder):
+        try:
+            yield folder
+        finally:
+            files.remove(folder / "gallery")
+            files.remove(folder / CHECKED)
+            if not (folder / NOTE).exists() and not _has_parts(folder):
+                files.remove(folder)
+
+
+def _has_parts(folder: Path) -> bool:
+    return any(folder.glob(f"{_PARTS}/part-*"))
+
+
+def _is_ours(path: Path) -> bool:
+    name = path.name.removeprefix(".").removesuffix(".tmp")
+    return name in ("lock", "gallery", CHECKED, NOTE, _PARTS)
+
+
+def drop_parts(staging: Path) -> None:
+    """Remove the parts of a run that is finished, or that is not to be gone on with."""
+    from reid_index import files
+
+    # The journal first: one that lists parts which are gone could not be gone on with.
+    journal = staging / _PARTS / "journal.json"
+    if journal.exists():
+        files.remove(journal)
+        files.sync_folder(journal.parent)
+    files.remove(staging / _PARTS)
