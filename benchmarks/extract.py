@@ -13,6 +13,7 @@ again; ratios are taken within a round, because shared machines change speed bet
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -162,11 +163,12 @@ def _memory(folder: Path, name: str, weights: Path | None, scratch: Path, out: P
     names = [picture.source for picture in find_pictures([folder]).pictures()]
     peaks = {}
     for count in (3000, len(names)):
-        # Links, so that the walk and the names are what they would be in a folder of that size.
+        # Copies, so that the walk and the names are what they would be in a folder of that size;
+        # links that lead out of it would be refused.
         crops = scratch / f"crops{count}"
         crops.mkdir()
         for source in names[:count]:
-            (crops / Path(source).name).symlink_to((folder / source).absolute())
+            shutil.copyfile(folder / source, crops / Path(source).name)
         command = ["build", str(crops), "--out", str(scratch / f"g{count}"), "--extractor", name]
         if weights is not None:
             command += ["--weights", str(weights)]

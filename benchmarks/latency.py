@@ -88,7 +88,7 @@ def _gallery(folder: Path, world: World, dtype: str) -> Gallery:
 
 
 def _beside_reading(gallery: Gallery, world: World, rounds: int) -> list[dict[str, Any]]:
-    matrices = [shard.vectors for shard in gallery.shards]
+    matrices = gallery.blocks
     ways: dict[str, Callable[[NDArray[np.float32]], object]] = {
         "read": lambda query: [read(matrix) for matrix in matrices],
         "nearest": lambda query: gallery.nearest(query, k=K),
