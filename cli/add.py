@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .graph import tell_stale
+from .paths import PATH
 from .sources import (
     NOTE,
     drop_parts,
@@ -27,6 +28,7 @@ from .sources import (
     source_options,
     staging,
     tell_left_out,
+    told_unchanged,
 )
 
 if TYPE_CHECKING:
@@ -39,15 +41,19 @@ _Reason = Callable[["Picture", "Person"], str | None]
 
 
 @click.command(name="add", short_help="Add pictures, vectors or shards to GALLERY.")
-@click.argument("gallery", type=click.Path(path_type=Path))
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--weights", type=click.Path(path_type=Path), help="Where the model file is now.")
+@click.argument("gallery", type=PATH)
+@click.argument("sources", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--weights",
+    type=PATH,
+    help="Where the model file is now.",
+)
 @source_options
 @click.option("--again", is_flag=True, help="Add pictures that are in the gallery once more.")
 @click.option(
     "--except-erased",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="RECEIPT",
     help="Leave out crops that a receipt of reid delete lists. Can be given again.",
 )
@@ -88,9 +94,12 @@ def command(
     refuse_needless(
         f"adding {kind}",
         weights=weights,
+        layout=layout if layout != "auto" else None,
+        keep_junk=keep_junk,
         boxes=boxes,
         again=again,
         except_erased=except_erased or None,
+        strict=pace["strict"],
     )
     if kind == "shards":
         refuse_needless("adding shards", items=items)
@@ -108,16 +117,20 @@ def _add_shards(path: Path, shards: Sequence[Path]) -> None:
 
 def _add_vectors(path: Path, file: Path, items: Path | None) -> None:
     from reid_index import Gallery
-    from reid_index.errors import ExtractorMismatch
+    from reid_index.errors import DimensionMismatch, ExtractorMismatch
 
     with Gallery.open(path) as gallery:
-        name = gallery.fingerprint.name
+        name, dim = gallery.fingerprint.name, gallery.dim
     if not name.startswith("external:"):
         raise ExtractorMismatch(
             f"{path} has vectors of the extractor {name}, and {file} does not say what made its "
             "own: add pictures, or shards, which say it"
         )
     made = read_vector_file(file, items)
+    if made.array.shape[1] != dim:
+        raise DimensionMismatch(
+            f"{file}: its vectors have {made.array.shape[1]} dimensions, those of {path} {dim}"
+        )
     _commit(
         path,
         _digest_of_files([file] if items is None else [file, items]),
@@ -183,9 +196,12 @@ def _commit(path: Path, state: str, add: "Callable[[Gallery, str], object]") -> 
 def _add(path: Path, run: "_Run", add: "Callable[[Gallery, str], object]") -> None:
     from reid_index import Gallery
 
+    from .formats import counted
+
     with Gallery.open(path) as gallery:
-        added = gallery.manifest.event.rows if add(gallery, run.key) else 0
-        click.echo(f"{path}: {added:,} items added, {len(gallery):,} in all", err=True)
+        with told_unchanged(path):
+            added = gallery.manifest.event.rows if add(gallery, run.key) else 0
+        click.echo(f"{path}: {counted(added, 'item')} added, {len(gallery):,} in all", err=True)
         tell_stale(gallery)
 
 
@@ -279,14 +295,20 @@ def _digest_of_pictures(source: "Source") -> str:
 
 
 def _known_pictures(path: Path) -> set[tuple[str, tuple[float, ...] | None]]:
-    """Path and box of every picture whose items are in the gallery and not deleted."""
+    """Path, all links of its root followed, and box of every picture whose items are in the gallery
+    and not deleted."""
     from reid_index.erasure import picture_path
     from reid_index.rebuild import read_crops
 
     crops = read_crops(path)
     columns = (crops[name].to_pylist() for name in ("root", "source", "box"))
+    real = {
+        root: os.path.realpath(root)
+        for root in crops["root"].combine_chunks().dictionary.to_pylist()
+        if root
+    }
     return {
-        (picture_path(root, source), None if box is None else tuple(box))
+        (picture_path(real[root], source), None if box is None else tuple(box))
         for root, source, box in zip(*columns, strict=True)
         if root and source
     }
@@ -302,12 +324,14 @@ def _reasons(
     from reid_index.erasure import picture_path
     from reid_index.receipt import is_erased
 
-    root = str(source.root)
+    # However one comes to a folder, its pictures are the same.
+    root, real = str(source.root), os.path.realpath(source.root)
 
     def reason(picture: "Picture", person: "Person") -> str | None:
-        path, box = picture_path(root, picture.source), _stored_box(person)
-        if is_erased(receipts, path, box=box):
-            return "erased, as a receipt says"
+        box, path = _stored_box(person), picture_path(real, picture.source)
+        for one in {picture_path(root, picture.source), path}:
+            if is_erased(receipts, one, box=box):
+                return "erased, as a receipt says"
         if known and (path, box) in known:
             return "in the gallery already"
         return None

@@ -8,6 +8,7 @@ import click
 
 from .extractor_options import make_preprocess, preprocess_options
 from .index import KINDS
+from .paths import PATH
 from .sources import (
     drop_parts,
     extract,
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 
 
 @click.command(name="build")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new gallery.")
+@click.argument("sources", nargs=-1, required=True, type=PATH)
+@click.option("--out", required=True, type=PATH, help="The new gallery.")
 @click.option(
     "--extractor",
     default=None,
     metavar="NAME",
     help="See `reid extractors`; external:NAME for vectors made elsewhere [default: stripes]",
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="The extractor's model file.")
+@click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
 @source_options
 @click.option(
@@ -84,7 +85,13 @@ def command(
     _refuse_taken(out)
     refuse_unstorable(out, *([] if weights is None else [weights]))
     kind = kind_of(sources, command="build")
-    given: dict[str, object] = {"weights": weights, "boxes": boxes}
+    given: dict[str, object] = {
+        "weights": weights,
+        "layout": layout if layout != "auto" else None,
+        "keep_junk": keep_junk,
+        "boxes": boxes,
+        "strict": options["strict"],
+    }
     if kind == "shards":
         given |= {"extractor": extractor, "items": items, "metric": metric}
         refuse_needless("building from shards", **given)

@@ -7,6 +7,7 @@ import click
 
 from reid_index.errors import NoCalibration, UsageError
 
+from .paths import PATH
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command(name="calibrate", short_help="Find GALLERY's threshold for a wanted error rate.")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option(
     "--pairs",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A list of pairs (CSV, Parquet): item ids or sources a, b; same is 1 or 0.",
 )
 @click.option("--weak", is_flag=True, help="Tell people apart by tracks instead of labels.")
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A .svg or .png file: histograms of the scores, with the threshold.",
 )
 @click.option(

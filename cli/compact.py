@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .paths import PATH
 from .progress import progress_bar
 from .sources import interrupted_runs, told_unchanged
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="compact", short_help="Erase what was deleted from GALLERY, and merge shards.")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option(
     "--no-remake", is_flag=True, help="Do not make the graph, index and calibration again."
 )
@@ -50,7 +51,7 @@ def _tell(gallery: Path, done: "Compacted") -> None:
 
     rows = [
         ["items", f"{done.rows:,}"],
-        _removed(done),
+        removed(done),
         ["shards", f"{done.shards_before:,} before, {done.shards_after:,} now"],
         _freed(done),
     ]
@@ -60,7 +61,8 @@ def _tell(gallery: Path, done: "Compacted") -> None:
     click.echo(f"{gallery}:\n{aligned(rows)}", nl=False)
 
 
-def _removed(done: "Compacted") -> list[str]:
+def removed(done: "Compacted") -> list[str]:
+    """A row of a table: what is gone."""
     from .formats import counted
 
     if not done.removed:

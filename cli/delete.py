@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .graph import tell_stale
+from .paths import PATH
 from .sources import told_unchanged
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ _MOST = 10
 
 
 @click.command(name="delete", short_help="Delete items of GALLERY.")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option("--where", metavar="EXPR", help="All items for which this holds: person = '0012'")
 @click.option("--item", "items", type=int, multiple=True, help="This item. Can be given again.")
 @click.option(
     "--receipt",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A new file, outside the gallery, by which reid verify --erased proves the erasure.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import click
 
+from .paths import PATH
+
 _OURS = ("crops", "gallery", "sheet.html", "SYNTHETIC.txt")
 
 
 @click.command(name="demo", short_help="Show the whole way on synthetic people.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("demo"),
     show_default=True,
     help="Folder.",

@@ -8,6 +8,7 @@ import click
 from reid_index.errors import UsageError
 
 from .extractor_options import make_preprocess, preprocess_options
+from .paths import PATH
 from .rerank_options import make_reranking, refuse_given, rerank_options
 
 if TYPE_CHECKING:
@@ -22,15 +23,17 @@ _TABLES = (".csv", ".parquet")
 
 
 @click.command(name="evaluate")
-@click.argument("gallery", type=click.Path(path_type=Path))
-@click.argument("queries", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
+@click.argument("queries", type=PATH)
 @click.option("--protocol", default="market1501", show_default=True, help="See docs/measures.md.")
 @click.option(
-    "--split", type=click.Path(path_type=Path), help="A list: which files are query and gallery."
+    "--split",
+    type=PATH,
+    help="A list: which files are query and gallery.",
 )
 @click.option("--split-number", type=int, default=0, help="Of a dataset that has several, from 0.")
 @click.option("--extractor", metavar="NAME", help="For dataset folders [default: the gallery's]")
-@click.option("--weights", type=click.Path(path_type=Path), help="The extractor's model file.")
+@click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda.")
 @click.option(
@@ -58,7 +61,7 @@ _TABLES = (".csv", ".parquet")
     "others",
     nargs=2,
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="GALLERY QUERIES",
     help="The same items by another extractor, to be fused. Can be given again.",
 )
@@ -70,8 +73,12 @@ _TABLES = (".csv", ".parquet")
     help="How rankings are joined: reciprocal ranks, or normalised scores.",
 )
 @click.option("--fuse-weights", metavar="A,B,…", help="One for each extractor, GALLERY's first.")
-@click.option("--report", type=click.Path(path_type=Path), help="A folder: HTML page and pictures.")
-@click.option("--per-query", type=click.Path(path_type=Path), help="A .csv or .parquet file.")
+@click.option(
+    "--report",
+    type=PATH,
+    help="A folder: HTML page and pictures.",
+)
+@click.option("--per-query", type=PATH, help="A .csv or .parquet file.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )

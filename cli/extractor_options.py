@@ -8,6 +8,8 @@ import click
 
 from reid_index.errors import UsageError
 
+from .paths import PATH
+
 if TYPE_CHECKING:
     from extractors.preprocess import Preprocess
 
@@ -20,7 +22,7 @@ def preprocess_options(function: Function) -> Function:
         [
             click.option(
                 "--card",
-                type=click.Path(path_type=Path),
+                type=PATH,
                 help="Preprocessing card of an onnx or openvino model [default: NAME.json beside]",
             ),
             click.option("--input-size", metavar="HxW", help="Instead of a card: input size."),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .paths import PATH
 from .rerank_options import make_reranking, rerank_options
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="graph")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option(
     "--mode",
     type=click.Choice(["auto", "exact", "approximate"]),
@@ -45,7 +46,7 @@ def build_graph(gallery: "Gallery", reranking: "Reranking", *, mode: str) -> Non
 
 def tell_stale(gallery: "Gallery") -> None:
     """Say on standard error that there is a graph that can no longer be used, if there is one."""
-    if gallery.attached("graph") is not None and gallery.is_stale("graph"):
+    if len(gallery) and gallery.attached("graph") is not None and gallery.is_stale("graph"):
         click.echo(
             f"{gallery.path}: its neighbour graph is stale now; `reid graph` or `reid compact` "
             "makes it again",

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .paths import PATH
+
 if TYPE_CHECKING:
     from reid_index import Gallery
     from reid_index.index import Index
@@ -13,7 +15,7 @@ KINDS = ("auto", "flat", "ivf", "ivf-sq8", "ivf-pq", "hnsw", "hnsw-sq8")
 
 
 @click.command(name="index", short_help="Make an approximate index of GALLERY.")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option(
     "--kind",
     type=click.Choice(KINDS),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .compact import processes
+from .paths import PATH
 
 if TYPE_CHECKING:
     from reid_index import Gallery
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="inspect", short_help="Say what GALLERY holds.")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )

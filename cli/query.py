@@ -7,6 +7,7 @@ import click
 
 from reid_index.errors import UsageError
 
+from .paths import PATH
 from .rerank_options import make_reranking, refuse_given, rerank_options
 
 if TYPE_CHECKING:
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 
 
 @click.command(name="query")
-@click.argument("gallery", type=click.Path(path_type=Path))
-@click.argument("target", required=False, type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
+@click.argument("target", required=False, type=PATH)
 @click.option("--item", type=int, help="Look for this item of the gallery instead of a TARGET.")
 @click.option("--box", metavar="X,Y,W,H", help="The person's box in a full picture, in pixels.")
-@click.option("--boxes", type=click.Path(path_type=Path), help="A file of boxes in the target.")
+@click.option(
+    "--boxes",
+    type=PATH,
+    help="A file of boxes in the target.",
+)
 @click.option("--position", type=int, help="Which person of --boxes in the picture, from 1.")
 @click.option(
     "--combine",
@@ -76,9 +81,17 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @click.option("--title", help="Of the HTML sheet [default: TARGET in GALLERY]")
-@click.option("--out", type=click.Path(path_type=Path), help="A file [default: standard output]")
-@click.option("--weights", type=click.Path(path_type=Path), help="Where the model file is now.")
-@click.option("--root", type=click.Path(path_type=Path), help="Where the pictures are now.")
+@click.option(
+    "--out",
+    type=PATH,
+    help="A file [default: standard output]",
+)
+@click.option(
+    "--weights",
+    type=PATH,
+    help="Where the model file is now.",
+)
+@click.option("--root", type=PATH, help="Where the pictures are now.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda for osnet.")
 @click.option(
     "--search-device",

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .compact import held
+from .compact import held, removed
 from .extractor_options import make_preprocess, preprocess_options
+from .paths import PATH
 from .progress import progress_bar
-from .sources import NOTE, extract, extraction_options, refuse_unstorable, staging
+from .sources import NOTE, extract, extraction_options, refuse_unstorable, staging, told_unchanged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,11 +37,11 @@ _PAUSE = 0.5
 
 
 @click.command(name="rebuild", short_help="Embed the pictures of GALLERY by another model.")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option("--extractor", required=True, metavar="NAME", help="See `reid extractors`.")
-@click.option("--weights", type=click.Path(path_type=Path), help="The extractor's model file.")
+@click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
-@click.option("--root", type=click.Path(path_type=Path), help="Where the pictures are now.")
+@click.option("--root", type=PATH, help="Where the pictures are now.")
 @click.option(
     "--metric",
     type=click.Choice(["cosine", "inner_product", "euclidean"]),
@@ -95,15 +96,21 @@ def command(
         "metric": metric or str(present.metric),
         "dtype": dtype or present.dtype,
     }
+    roots = {} if root is None else moved_roots(read_crops(gallery), root)
     with staging(gallery, "rebuilding") as folder:
         if not _begin(gallery, folder, job):
-            _tell_pending(ctx, retire_former(gallery))
+            if all(old == new for old, new in roots.items()):
+                _tell_pending(ctx, retire_former(gallery))
+                return
+            done = _move(gallery, roots, remake=not no_remake)
+            _tell(gallery, done)
+            _tell_pending(ctx, done.pending)
             return
         run = _Run(
             gallery=gallery,
             folder=folder,
             job=job,
-            roots={} if root is None else moved_roots(read_crops(gallery), root),
+            roots=roots,
             drop_missing=drop_missing,
             commit={
                 "recipe": recipe(extractor, weights=weights, preprocess=fed),
@@ -188,6 +195,19 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(path.parent for path in found)
 
 
+def _move(gallery: Path, roots: dict[str, str], *, remake: bool) -> "Rebuilt":
+    """Tell a gallery where its pictures are now; its vectors stay as they are."""
+    from reid_index import Gallery
+    from reid_index.rebuild import move
+
+    with (
+        told_unchanged(gallery),
+        Gallery.open(gallery) as opened,
+        progress_bar(len(opened), unit=" rows") as bar,
+    ):
+        return move(opened, roots, remake=remake, progress=bar.update)
+
+
 # Extraction, and the commit
 
 
@@ -220,11 +240,14 @@ class _Run:
             without,
         )
 
+        from .formats import counted
+
         crops = self._crops()
         self._refuse_no_pictures(crops)
         tried = extracted_items(remove_changed(_parts(self.folder), crops))
         if len(tried):
-            click.echo(f"{len(tried):,} crops were there from an earlier run", err=True)
+            were = "was" if len(tried) == 1 else "were"
+            click.echo(f"{counted(len(tried), 'crop')} {were} there from an earlier run", err=True)
         while True:
             new = without(self._crops(), tried)
             if new.num_rows:
@@ -282,15 +305,16 @@ class _Run:
         self._refuse_missing(missing, is_all=not parts)
         with Gallery.open(self.gallery) as gallery, progress_bar(len(gallery), unit=" rows") as bar:
             try:
-                return _patiently(
-                    lambda: gallery.rebuild(
-                        parts,
-                        drop_missing=missing["item"].to_pylist(),
-                        roots=self.roots,
-                        progress=bar.update,
-                        **self.commit,
+                with told_unchanged(self.gallery):
+                    return _patiently(
+                        lambda: gallery.rebuild(
+                            parts,
+                            drop_missing=missing["item"].to_pylist(),
+                            roots=self.roots,
+                            progress=bar.update,
+                            **self.commit,
+                        )
                     )
-                )
             except UsageError:
                 if without(self._crops(), tried).num_rows == 0:
                     raise
@@ -298,6 +322,8 @@ class _Run:
 
     def _refuse_missing(self, missing: "pa.Table", *, is_all: bool) -> None:
         from reid_index.errors import NothingToIndex, UnreadableImage
+
+        from .formats import counted
 
         if is_all:
             raise NothingToIndex(
@@ -309,7 +335,7 @@ class _Run:
             named = ", ".join(f"{row['item']}: {row['source'] or 'no picture'}" for row in some)
             more = ", …" if missing.num_rows > _NAMED else ""
             raise UnreadableImage(
-                f"{self.gallery}: {missing.num_rows:,} items have no readable picture "
+                f"{self.gallery}: no picture of {counted(missing.num_rows, 'item')} can be read "
                 f"({named}{more}): put them there and run this again, which keeps what is done; "
                 "or leave these items out by --drop-missing"
             )
@@ -330,15 +356,16 @@ def _patiently(call: "Callable[[], Rebuilt]") -> "Rebuilt":
 
 
 def _tell(gallery: Path, done: "Rebuilt") -> None:
-    from .formats import aligned
+    from .formats import aligned, counted
 
     rows = [
         ["items", f"{done.rows:,}"],
-        ["removed", f"{done.removed:,} deleted items"],
+        removed(done),
         ["shards", f"{done.shards_before:,} before, {done.shards_after:,} now"],
     ]
     if done.missing:
-        rows.append(["left out", f"{done.missing:,} items without a readable picture"])
+        missing = counted(done.missing, "item")
+        rows.append(["left out", f"{missing} without a readable picture"])
     if done.remade:
         rows.append(["made again", ", ".join(done.remade)])
     rows += [["left out", f"{kind}: {why}"] for kind, why in done.dropped]

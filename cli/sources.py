@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from .paths import PATH
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _PARTS = "parts"
 NOTE = "run.json"
 """In a staging folder: what a run notes of itself. A folder that has one is kept."""
-
-CHECKED = "checked"
-"""In a staging folder: shards that were compared with receipts. Never kept."""
 
 _SKIPS_TOLD = 20
 """Pictures that cannot be read and are named one by one; thousands would hide the rest."""
@@ -49,13 +47,13 @@ def source_options(function: Function) -> Function:
             click.option("--keep-junk", is_flag=True, help="Keep Market-style crops of person -1."),
             click.option(
                 "--boxes",
-                type=click.Path(path_type=Path),
+                type=PATH,
                 help="People in full pictures: COCO JSON, MOTChallenge text, or CSV "
                 "(file, x, y, w, h).",
             ),
             click.option(
                 "--items",
-                type=click.Path(path_type=Path),
+                type=PATH,
                 help="Item columns of a vector file (CSV, Parquet).",
             ),
         ]
@@ -154,7 +152,7 @@ def read_vector_file(path: Path, items: Path | None) -> Vectors:
 
     from extractors.embeddings import read_vectors
     from extractors.pictures import read_items
-    from reid_index.errors import NothingToIndex
+    from reid_index.errors import BadItems, NothingToIndex
 
     refuse_unstorable(path)
     vectors, table = read_vectors(path)
@@ -162,6 +160,11 @@ def read_vector_file(path: Path, items: Path | None) -> Vectors:
         raise NothingToIndex(f"{path}: it holds no vectors")
     if items is not None:
         table = read_items(items)
+    if table is not None and table.num_rows != len(vectors):
+        raise BadItems(
+            f"{items or path}: {len(vectors):,} vectors but {table.num_rows:,} items for them: one "
+            "for each is needed"
+        )
     if table is not None:
         return Vectors(vectors, table, str(path.absolute().parent))
     sources = [f"{path.name}#{row}" for row in np.arange(len(vectors))]
@@ -259,8 +262,6 @@ def extract(
             )
         except KeyboardInterrupt:
             bar.clear()
-            if _has_parts(staging):
-                click.echo(f"{staging}: has what is done; the same command goes on there", err=True)
             raise
     if taken.resumed:
         were = "was" if taken.resumed == 1 else "were"
@@ -343,20 +344,36 @@ def staging(gallery: Path, doing: str) -> Iterator[Path]:
     with writer_lock(folder):
         try:
             yield folder
-        finally:
-            files.remove(folder / "gallery")
-            files.remove(folder / CHECKED)
-            if not (folder / NOTE).exists() and not _has_parts(folder):
-                files.remove(folder)
+        except BaseException as error:
+            _clear_up(folder)
+            kept = f"{folder} has what is done; the same command goes on there"
+            if isinstance(error, KeyboardInterrupt) and _has_parts(folder):
+                click.echo(kept, err=True)
+            elif isinstance(error, OSError) and _has_parts(folder):
+                error.add_note(kept)
+            raise
+        _clear_up(folder)
+
+
+def _clear_up(folder: Path) -> None:
+    """Remove what nobody goes on with. Nobody has asked for it, so a failure is only told."""
+    from reid_index import files
+
+    try:
+        files.remove(folder / "gallery")
+        if not (folder / NOTE).exists() and not _has_parts(folder):
+            files.remove(folder)
+    except OSError as error:
+        click.echo(f"{folder}: remove it by hand: {error.strerror}", err=True)
 
 
 def _has_parts(folder: Path) -> bool:
-    return any(folder.glob(f"{_PARTS}/part-*"))
+    return any(folder.glob(f"{_PARTS}/**/part-*/shard.json"))
 
 
 def _is_ours(path: Path) -> bool:
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("lock", "gallery", CHECKED, NOTE, _PARTS)
+    return name in ("lock", "gallery", NOTE, _PARTS)
 
 
 def drop_parts(staging: Path) -> None:

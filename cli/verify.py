@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from .compact import held
+from .paths import PATH
 from .progress import progress_bar
+from .sources import interrupted_runs
 
 if TYPE_CHECKING:
     from reid_index import Gallery
@@ -19,7 +21,7 @@ _MOST = 10
 
 
 @click.command(name="verify", short_help="Check every byte and every count of GALLERY.")
-@click.argument("gallery", type=click.Path(path_type=Path))
+@click.argument("gallery", type=PATH)
 @click.option(
     "--repair",
     is_flag=True,
@@ -27,7 +29,7 @@ _MOST = 10
 )
 @click.option(
     "--erased",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="RECEIPT",
     help="Prove that nothing is left of what `reid delete --receipt` wrote RECEIPT for.",
 )
@@ -85,12 +87,14 @@ def _repair(gallery: "Gallery") -> bool:
         bar.clear()
     for kind in repaired.made:
         click.echo(f"{gallery.path}: the {kind} was made again")
-    for what, why in repaired.left:
-        click.echo(f"{what} left as it is: {why}")
+    for line in repaired.left:
+        click.echo(line)
     if not repaired.whole:
         click.echo(f"reid: {gallery.path} is damaged: restore what is named from a copy", err=True)
     elif not repaired.made and not repaired.left:
         click.echo(f"{gallery.path} is whole: there was nothing to repair")
+    else:
+        click.echo(f"{gallery.path} is whole")
     return repaired.whole
 
 
@@ -105,7 +109,8 @@ def _prove(gallery: "Gallery", receipt: "Receipt") -> bool:
         bar.clear()
     for line in traces.lines:
         click.echo(line)
-    erased = f"the {receipt.items:,} items deleted from generation {receipt.generation}"
+    what = "one item" if receipt.items == 1 else f"{receipt.items:,} items"
+    erased = f"the {what} deleted from generation {receipt.generation}"
     if traces.lines:
         remedies = "; ".join(_remedies(gallery.path, traces))
         click.echo(f"reid: {gallery.path} still has bytes of {erased}: {remedies}", err=True)
@@ -114,7 +119,8 @@ def _prove(gallery: "Gallery", receipt: "Receipt") -> bool:
         f"nothing is left of {erased}: looked at {size:,} bytes, {gallery.items.num_columns} "
         f"columns and {gallery.manifest.stored:,} rows"
     )
-    for remark in receipt.remarks():
+    remarks = [f"{folder} is beside the gallery" for folder in interrupted_runs(gallery.path)]
+    for remark in remarks + receipt.remarks():
         click.echo(f"not proven: {remark}")
     return True
 

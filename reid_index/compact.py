@@ -3,6 +3,7 @@
 What is left of the former generations is then removed, so nothing of a deleted item remains.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .append import describe_shard, shard_at
@@ -124,6 +124,11 @@ class Part:
         """How many stay."""
         return self.shard.header.rows if self.kept is None else int(np.count_nonzero(self.kept))
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether it has nothing that its rows do not need."""
+        return self.kept is None and not self.shard.has_unused_texts
+
 
 def rewrite(
     writer: Writer,
@@ -169,7 +174,7 @@ def rewrite(
 def _groups(gallery: Path, manifest: Manifest) -> list[list[Part]]:
     """What is to become one shard each: the sources of one are relative to one folder.
 
-    Of the shards of a folder those stay, from the first on, from which nothing is deleted and that
+    Of the shards of a folder those stay, from the first on, that have only what their rows need and
     are at least as large as all that follow together. So a row is written again a few times only,
     however many additions there are.
     """
@@ -182,7 +187,7 @@ def _groups(gallery: Path, manifest: Manifest) -> list[list[Part]]:
     for parts in by_root.values():
         following = sum(part.rows for part in parts)
         rest = list(parts)
-        while rest and rest[0].kept is None:
+        while rest and rest[0].is_clean:
             following -= rest[0].rows
             if rest[0].rows < following:
                 break
@@ -197,7 +202,7 @@ def _write(
 ) -> pa.ChunkedArray:
     """Write what stays of some shards as one; its item ids."""
     for part in parts:
-        _check_vectors(part.shard)
+        check_vectors(part.shard)
     first = parts[0].shard
     rows = sum(part.rows for part in parts)
     ids: list[pa.ChunkedArray] = []
@@ -225,7 +230,7 @@ def _write(
     return pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.int64())
 
 
-def _check_vectors(shard: Shard) -> None:
+def check_vectors(shard: Shard) -> None:
     """Raise BadShard where they have changed: what is written again gets a checksum of its own, by
     which damage would be taken for what was meant."""
     path = shard.folder / "vectors.h5"
@@ -252,34 +257,19 @@ def items_of(parts: Sequence[Part]) -> Iterator[pa.Table]:
                 kept = part.kept[at : at + batch.num_rows]
                 at += batch.num_rows
                 batch = batch.filter(pa.array(kept))
-            waiting.append(_plain(stack([schema.empty_table(), batch])))
+            waiting.append(stack([schema.empty_table(), batch]))
             if sum(table.num_rows for table in waiting) >= _BATCH:
-                yield _coded(pa.concat_tables(waiting), schema)
+                yield pa.concat_tables(waiting)
                 waiting = []
     if waiting:
-        yield _coded(pa.concat_tables(waiting), schema)
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """The table with texts in place of codes: a dictionary would keep the texts of deleted rows."""
-    for at, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(at, field.name, table[field.name].cast(pa.string()))
-    return table
-
-
-def _coded(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    for at, field in enumerate(schema):
-        if pa.types.is_dictionary(field.type):
-            column = pc.dictionary_encode(table[field.name].combine_chunks())
-            table = table.set_column(at, field.name, column)
-    return table
+        yield pa.concat_tables(waiting)
 
 
 def bytes_in(gallery: Path) -> int:
     """Of all files of a gallery's folder; others may remove some meanwhile."""
     size = 0
-    for path in gallery.rglob("*"):
-        with suppress(FileNotFoundError):
-            size += path.stat().st_size if path.is_file() else 0
+    for folder, _, names in os.walk(gallery):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(folder, name)).st_size
     return size

@@ -14,9 +14,9 @@ from .append import shard_at
 from .commit import write_deleted
 from .deletions import pack, read_deleted
 from .errors import UsageError
-from .files import remove
+from .files import json_bytes, remove
 from .items import conform, stack
-from .manifest import Event, Manifest, ShardEntry
+from .manifest import Event, Manifest, ShardEntry, to_json
 from .where import compile_where
 from .writer import Writer
 
@@ -162,9 +162,14 @@ def _receipt(
         masks.append(mask)
         deleted = after[place] if place in after else read_deleted(gallery, entry)
         kept.append(np.ones(entry.rows, np.bool_) if deleted is None else ~deleted)
+    shards = [shard_at(gallery, entry) for entry in present.shards]
+    columns = sorted({name for shard in shards for name in shard.columns.names})
     return make_receipt(
-        [shard_at(gallery, entry) for entry in present.shards],
+        shards,
         gone=masks,
         kept=kept,
+        gallery=present.identity or "",
         generation=present.generation,
+        # Extractor, recipe, names of files and columns: they stay whoever goes.
+        beside=json_bytes(to_json(present)) + "\0".join(columns).encode(),
     )

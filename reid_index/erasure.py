@@ -1,6 +1,7 @@
 """What identifies deleted items, and of that what no staying item has too."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from .items import BOX
 from .shard import Shard
-from .sought import PIECE, SHORTEST, Finder, Hasher, KeyTable, Pieces
+from .sought import LONGEST, PIECE, SHORTEST, Finder, Hasher, KeyTable, Pieces
 from .threads import over_ranges
 
 PATH = ":path"
@@ -46,7 +47,7 @@ def picture_path(root: str, source: str) -> str:
 def crop_value(path: bytes, box: Sequence[float] | None) -> bytes:
     """What a crop is known by: the picture's path, 0, and the box in single precision, as it is
     stored; nothing more for the whole picture."""
-    return path + b"\0" + (b"" if box is None else np.asarray(box, _SINGLE).tobytes())
+    return path + b"\0" + (b"" if box is None else (np.asarray(box, _SINGLE) + 0.0).tobytes())
 
 
 def crop_values(table: pa.Table, root: str) -> pa.Array:
@@ -57,7 +58,7 @@ def crop_values(table: pa.Table, root: str) -> pa.Array:
     there = boxes.is_valid()
     packed = np.zeros((len(boxes), 4), _SINGLE)
     numbers = boxes.flatten().to_numpy(zero_copy_only=False)
-    packed[there.to_numpy(zero_copy_only=False)] = numbers.reshape(-1, 4)
+    packed[there.to_numpy(zero_copy_only=False)] = numbers.reshape(-1, 4) + 0.0  # not -0.0
     buffers = [None, pa.py_buffer(packed)]
     ends = pa.Array.from_buffers(pa.binary(16), len(boxes), buffers).cast(pa.binary())
     return pc.binary_join_element_wise(paths.cast(pa.binary()), pc.if_else(there, ends, b""), b"\0")
@@ -73,7 +74,8 @@ def _paths(sources: pa.Array, root: str) -> pa.Array:
 
 def text_values(table: pa.Table, root: str) -> dict[str, pa.Array]:
     """Kind → the texts in a table of items, each once: its columns of text or sets of texts, item
-    ids as text, PATH, NAME and CROP."""
+    ids as text, PATH, NAME and CROP; these by the root as it is said, and with all links followed.
+    """
     values = {}
     for name in table.column_names:
         column = table[name]
@@ -86,9 +88,14 @@ def text_values(table: pa.Table, root: str) -> dict[str, pa.Array]:
     values["item"] = _each_once(table["item"].cast(pa.string()))
     source = values["source"]
     values[NAME] = _each_once(pc.replace_substring_regex(source, "^.*/", ""))
-    values[PATH] = _paths(source, root)
-    values[CROP] = _each_once(crop_values(table, root))
+    roots = dict.fromkeys([root, os.path.realpath(root)] if root else [root])
+    values[PATH] = _joined([_paths(source, one) for one in roots])
+    values[CROP] = _joined([crop_values(table, one) for one in roots])
     return values
+
+
+def _joined(some: Sequence[pa.Array]) -> pa.Array:
+    return _each_once(pa.chunked_array(some))
 
 
 def _each_once(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -121,14 +128,17 @@ class Texts:
         self._hasher = hasher
         kinds = self._values.keys() - _NO_TEXTS
         texts = {text for kind in kinds for text in as_bytes(self._values[kind])}
-        long = {form for text in texts if len(text) >= SHORTEST for form in _forms(text)}
+        long = {form[:LONGEST] for text in texts if len(text) >= SHORTEST for form in _forms(text)}
         self.short = sum(len(text) < SHORTEST for text in texts)
         self.needles = hasher.needles(sorted(long))
         self.contained = np.zeros(len(self.needles), np.bool_)
 
-    def leave_out(self, shards: Sequence[Shard], kept: Sequence[NDArray[np.bool_]]) -> None:
-        """Mark what staying items have too."""
+    def leave_out(
+        self, shards: Sequence[Shard], kept: Sequence[NDArray[np.bool_]], *, beside: bytes = b""
+    ) -> None:
+        """Mark what staying items have too, and what is part of `beside`, which stays."""
         finder = Finder(self._hasher, pieces=(), needles=self.needles)
+        self._find(finder, beside)
         for shard, mask in zip(shards, kept, strict=True):
             if mask.any():
                 self._find(finder, (shard.folder / "shard.json").read_bytes())

@@ -126,13 +126,17 @@ class Gallery:
 
     def snapshot(self) -> "Gallery":
         """Another object that sees this generation, whatever becomes of this one."""
-        return Gallery(self._generation)
+        with self._turn:
+            generation = self._generation
+            generation.lease.share()
+        return Gallery(generation)
 
     def close(self) -> None:
         """Let the generation go; nothing can be asked of this object any more (UsageError)."""
-        if self._opened is not None:
-            self._opened.lease.end()
-        self._opened = None
+        with self._turn:
+            if self._opened is not None:
+                self._opened.lease.end()
+            self._opened = None
 
     def __enter__(self) -> "Gallery":
         return self

@@ -14,6 +14,7 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """A file system without locks: nobody can write there either, as writers need one."""
@@ -31,6 +32,8 @@ class Lease:
         """Waits while a writer looks whether it is held. Raises FileNotFoundError."""
         self._path = path
         self._close = self._lock()
+        self._users = 1
+        self._turn = Lock()
         _leases.add(self)
 
     def _lock(self) -> "weakref.finalize[[int], Lease]":
@@ -49,9 +52,18 @@ class Lease:
         """Whether it has not ended."""
         return self._close.alive
 
+    def share(self) -> "Lease":
+        """This one, for another user, who ends it, too."""
+        with self._turn:
+            self._users += 1
+        return self
+
     def end(self) -> None:
-        """Hold it no longer."""
-        self._close()
+        """Hold it no longer, unless it is shared with a user who has not ended it."""
+        with self._turn:
+            self._users -= 1
+            if self._users == 0:
+                self._close()
 
     def renew(self) -> None:
         """Hold what has that name now: the process may be another, or the folder a copy in the
@@ -88,6 +100,8 @@ def is_held(path: Path) -> bool:
     try:
         # NFS wants a file that is to be locked alone to be open for writing.
         descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:  # a writer has removed it meanwhile, so nobody held it
+        return False
     except OSError:  # who only looks may not write
         descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -142,6 +142,8 @@ class Manifest:
         that rows can be added without a look at what is there. None in formats before 1.3.
     keys: digests of the keys by which additions are known again.
     owed: attachments that are to be made again, of kinds that are not attached.
+    identity: what tells the gallery from others, the same in its copies: 32 hex digits; None in
+        formats before 1.3, until it is written to.
     """
 
     generation: int
@@ -160,6 +162,7 @@ class Manifest:
     columns: Mapping[str, str] | None = None
     keys: tuple[str, ...] = ()
     owed: tuple[Owed, ...] = ()
+    identity: str | None = None
 
     @property
     def stored(self) -> int:
@@ -227,6 +230,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         if previous is None
         else {"file": previous.name, **_file_to_json(previous.entry)},
         "keys": list(manifest.keys),
+        "identity": manifest.identity,
         "owed": [{"kind": owed.kind, "about": dict(owed.about)} for owed in manifest.owed],
         "history": [_past_to_json(past) for past in manifest.history],
         "shards": [
@@ -304,7 +308,10 @@ def from_json(data: Any) -> Manifest:
         owed=tuple(
             Owed(kind=str(owed["kind"]), about=dict(owed["about"])) for owed in data.get("owed", ())
         ),
+        identity=None if data.get("identity") is None else str(data["identity"]),
     )
+    if not re.fullmatch("[0-9a-f]{32}", manifest.identity or "0" * 32):
+        raise ValueError("its identity is not 32 hex digits")
     if manifest.dim < 1 or manifest.dtype not in ("float32", "float16"):
         raise ValueError(f"it lists vectors of {manifest.dim} dimensions in {manifest.dtype}")
     if len(set(manifest.folders)) < len(manifest.shards):

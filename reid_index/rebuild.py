@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .append import describe_shard, shard_at
 from .commit import open_present
-from .compact import Compacted, Part, bytes_in, items_of, remake_all
+from .compact import Compacted, Part, bytes_in, check_vectors, items_of, remake_all
 from .deletions import read_deleted
 from .errors import BadShard, GalleryLocked, NothingToIndex, UsageError
 from .items import STANDARD
@@ -117,6 +117,26 @@ def rebuild(
         pending=pending,
         remade=remade,
         dropped=dropped,
+    )
+
+
+def move(
+    gallery: "Gallery",
+    roots: Mapping[str, str],
+    *,
+    remake: bool,
+    progress: Callable[[int], object],
+) -> Rebuilt:
+    """Tell a gallery where its pictures are now: root → the folder that they have moved to. Its own
+    vectors stay; else as `Gallery.rebuild`."""
+    for entry in gallery.manifest.shards:
+        check_vectors(shard_at(gallery.path, entry))
+    return gallery.rebuild(
+        [gallery.path / folder for folder in gallery.manifest.folders],
+        recipe=gallery.manifest.recipe,
+        remake=remake,
+        roots=roots,
+        progress=progress,
     )
 
 

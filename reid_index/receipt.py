@@ -5,6 +5,7 @@ though: whoever has it can try out a path or a label that he can guess.
 """
 
 import base64
+import hashlib
 import json
 import os
 import secrets
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from .erasure import CROP, PATH, Texts, Vectors, crop_value, unseen
 from .errors import BadSource, FormatTooNew, UsageError
-from .files import rename, write_json
+from .files import json_bytes, rename, write_json
 from .shard import Shard
 from .sought import KEYS, LONGEST, NEEDLES, PIECE, SHORTEST, WINDOW, Hasher, Pieces
 
@@ -41,8 +42,8 @@ _DIGEST = 16
 class Receipt:
     """What must be gone, and in clear only how much of it there is.
 
-    generation: the one from which the items were deleted. items: how many. last_item: the highest
-    item id given then; what was added later has higher ones.
+    gallery: its identity. generation: the one from which the items were deleted. items: how many.
+    last_item: the highest item id given then; what was added later has higher ones.
     cells: per column of text (and item, PATH, NAME, CROP) the digests of values that no staying
     item has.
     needles: texts to be looked for anywhere. pieces, rows: of vectors, and whole ones.
@@ -54,6 +55,7 @@ class Receipt:
 
     salt: bytes
     created: datetime
+    gallery: str
     generation: int
     items: int
     last_item: int
@@ -87,18 +89,18 @@ class Receipt:
                 (len(shared), f"staying items have these too, so they may stay: {shared}"),
                 (
                     self.short,
-                    f"{self.short:,} texts of less than {SHORTEST} bytes are looked for in their "
+                    f"texts of less than {SHORTEST} bytes ({self.short:,}) are looked for in their "
                     "columns only: they are in any file by chance",
                 ),
                 (
                     self.contained,
-                    f"{self.contained:,} texts are part of a staying item's and looked for in "
-                    "their columns only",
+                    f"texts that are part of a staying item's ({self.contained:,}) are looked for "
+                    "in their columns only",
                 ),
                 (
                     self.plain,
-                    f"{self.plain:,} pieces of vectors are not looked for: staying ones have them, "
-                    "or they are of zeros and the like",
+                    f"pieces of vectors that staying ones have, too, or that are of zeros and the "
+                    f"like ({self.plain:,}) are not looked for",
                 ),
             )
             if count
@@ -125,25 +127,30 @@ def make_receipt(
     *,
     gone: Sequence[NDArray[np.bool_]],
     kept: Sequence[NDArray[np.bool_]],
+    gallery: str,
     generation: int,
+    beside: bytes = b"",
 ) -> Receipt:
     """The receipt of an erasure from shards.
 
     gone, kept: for each shard, over its rows, bool (rows,): those that are deleted now, and those
-    that stay. Rows in neither were deleted before. generation: the one that still had them.
+    that stay. Rows in neither were deleted before. gallery: its identity. generation: the one that
+    still had them.
+    beside: what the gallery says of itself, of no item in particular, and goes on saying.
 
     Reads all items and all vectors of the rows that stay, to know what they share; memory grows
     with what is deleted only. Raises BadShard.
     """
     hasher = Hasher(secrets.token_bytes(_SALT))
     texts = Texts(shards, gone, hasher)
-    texts.leave_out(shards, kept)
+    texts.leave_out(shards, kept, beside=beside)
     vectors = Vectors(shards, gone, hasher)
     vectors.leave_out(shards, kept)
     shared = {**texts.shared, "vector": sum(int(seen.sum()) for _, seen in vectors.rows.values())}
     return Receipt(
         salt=hasher.salt,
         created=datetime.now(UTC).replace(microsecond=0),
+        gallery=gallery,
         generation=generation,
         items=sum(int(np.count_nonzero(mask)) for mask in gone),
         last_item=max((_last_item(shard) for shard in shards), default=-1),
@@ -183,11 +190,17 @@ def write_receipt(path: Path, receipt: Receipt, *, gallery: Path) -> None:
     # In a folder that is closed to others, the file is never open to them, not even for a moment.
     closed = Path(tempfile.mkdtemp(prefix=".receipt-", dir=path.parent))
     try:
-        write_json(closed / path.name, _to_json(receipt))
+        said = _to_json(receipt)
+        write_json(closed / path.name, {**said, "sha256": _sum(said)})
         os.chmod(closed / path.name, 0o600)
         rename(closed / path.name, path)
     finally:
         shutil.rmtree(closed)
+
+
+def _sum(said: Mapping[str, Any]) -> str:
+    """Of all that a receipt says, so that a damaged one proves nothing."""
+    return hashlib.sha256(json_bytes(said)).hexdigest()
 
 
 def _to_json(receipt: Receipt) -> dict[str, Any]:
@@ -195,6 +208,7 @@ def _to_json(receipt: Receipt) -> dict[str, Any]:
         "format": list(FORMAT),
         "what": _KIND,
         "created": receipt.created.isoformat(),
+        "gallery": receipt.gallery,
         "generation": receipt.generation,
         "items": receipt.items,
         "last_item": receipt.last_item,
@@ -233,6 +247,8 @@ def read_receipt(path: Path) -> Receipt:
             raise ValueError("it is another kind of file")
         if data["format"][0] > FORMAT[0]:
             raise FormatTooNew(f"{path} was written by a newer reid-index; upgrade reid-index")
+        if data.pop("sha256") != _sum(data):
+            raise ValueError("its bytes have changed since it was written")
         return _from_json(data)
     except OSError as error:
         raise BadSource(f"{path}: the receipt cannot be read: {error.strerror}") from None
@@ -255,6 +271,7 @@ def _from_json(data: Mapping[str, Any]) -> Receipt:
     receipt = Receipt(
         salt=bytes.fromhex(data["salt"]),
         created=datetime.fromisoformat(data["created"]),
+        gallery=str(data["gallery"]),
         generation=_count(data["generation"]),
         items=_count(data["items"]),
         last_item=_count(data["last_item"], least=-1),

@@ -56,9 +56,9 @@ def graph_about(reranking: Reranking, *, exact: bool | None) -> dict[str, Any]:
     return {"k1": reranking.k1, "k2": reranking.k2, "exact": exact}
 
 
-def recipe_of(path: Path, entry: AttachedEntry, manifest: Manifest) -> Recipe | str:
-    """How an attachment of the gallery in `path` was made, so that `make_again` can do it again for
-    the present items of the manifest; or in a line why that cannot be.
+def recipe_of(path: Path, entry: AttachedEntry) -> Recipe | str:
+    """How an attachment of the gallery in `path` was made, so that `make_again` can do it again; or
+    in a line why that cannot be.
 
     Where the manifest does not say it, the attachment's own files do, if their bytes are right. A
     graph's lists are then taken to be as long as the largest k2 that it serves.
@@ -66,7 +66,7 @@ def recipe_of(path: Path, entry: AttachedEntry, manifest: Manifest) -> Recipe | 
     if entry.kind not in _TELLING:
         return f"this reid-index does not know how a {entry.kind} is made"
     try:
-        return _recipe(entry.kind, _said(path, entry), manifest.rows)
+        return _recipe(entry.kind, _said(path, entry))
     except UsageError as error:
         return str(error)
     except OSError as error:
@@ -77,10 +77,10 @@ def recipe_of(path: Path, entry: AttachedEntry, manifest: Manifest) -> Recipe | 
 
 def recipes_of(path: Path, manifest: Manifest) -> dict[str, Recipe | str]:
     """How all attachments were made, those that are owed among them, by kind; see `recipe_of`."""
-    recipes = {entry.kind: recipe_of(path, entry, manifest) for entry in manifest.attached}
+    recipes = {entry.kind: recipe_of(path, entry) for entry in manifest.attached}
     for owed in manifest.owed:
         entry = AttachedEntry(kind=owed.kind, folder="", covers=(), files={}, about=owed.about)
-        recipes[owed.kind] = recipe_of(path, entry, manifest)
+        recipes[owed.kind] = recipe_of(path, entry)
     return recipes
 
 
@@ -155,13 +155,13 @@ def _said(path: Path, entry: AttachedEntry) -> Mapping[str, Any]:
     return said
 
 
-def _recipe(kind: str, said: Mapping[str, Any], rows: int) -> Recipe:
+def _recipe(kind: str, said: Mapping[str, Any]) -> Recipe:
     if kind == "graph":
-        return _graph(said, rows)
-    return _index(said, rows) if kind == "index" else _calibration(said)
+        return _graph(said)
+    return _index(said) if kind == "index" else _calibration(said)
 
 
-def _graph(said: Mapping[str, Any], rows: int) -> GraphRecipe:
+def _graph(said: Mapping[str, Any]) -> GraphRecipe:
     from .graph import EXACT_ROWS
 
     if "neighbours" in said:  # graph.json: lists of that length serve this k2, and no larger one
@@ -172,18 +172,15 @@ def _graph(said: Mapping[str, Any], rows: int) -> GraphRecipe:
         reranking, exact = Reranking(k1=said["k1"], k2=said["k2"]), said["exact"]
     if exact not in (None, True, False):
         raise ValueError(f"exact is {exact!r}")
-    reranking.check(rows)
     return GraphRecipe(reranking=reranking, exact=exact)
 
 
-def _index(said: Mapping[str, Any], rows: int) -> IndexRecipe:
-    from .index_build import LEAST_ROWS, check_request
+def _index(said: Mapping[str, Any]) -> IndexRecipe:
+    from .index_build import check_request
 
     recall = said["recall_wanted"] if "recall_wanted" in said else _tuned_for(said)
     recipe = IndexRecipe(kind=str(said["kind"]), recall=float(recall))
     check_request(recipe.kind, recipe.recall)
-    if rows < LEAST_ROWS:
-        raise UsageError(f"an index takes at least {LEAST_ROWS:,} items, and {rows:,} are left")
     return recipe
 
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
@@ -118,6 +119,20 @@ class Shard:
             there = [name for name in names if name in file.schema.names]
             return conform(file.read(columns=there)).select(there)
 
+    @property
+    def has_unused_texts(self) -> bool:
+        """Whether a dictionary of its items has texts that no row has; formats before 1.3 wrote
+        such."""
+        with self._parquet() as file:
+            schema = file.schema
+            coded = [one.name for one in schema if pa.types.is_dictionary(one.type)]
+            columns = file.read(columns=coded).columns if coded else []
+        return any(
+            len(pc.unique(chunk.indices.drop_null())) < len(chunk.dictionary)
+            for column in columns
+            for chunk in column.chunks
+        )
+
     def item_batches(self) -> Iterator[pa.Table]:
         """The items, some tens of thousands at a time, so that many take little memory."""
         with self._parquet() as file:
@@ -132,7 +147,7 @@ class Shard:
             if file.rows != self.header.rows:
                 raise BadShard(f"{path}: {file.rows} rows, but {self.header.rows} vectors")
             yield file
-        except ReidIndexError:
+        except (ReidIndexError, PermissionError):
             raise
         except PARQUET_ERRORS as error:
             reason = str(error).splitlines()[0]
@@ -283,6 +298,7 @@ def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
                 # Before version 26, pyarrow could not read back lists of fixed size with nulls.
                 at = table.column_names.index("box")
                 table = table.set_column(at, "box", table["box"].cast(pa.list_(pa.float32())))
+                table = _without_unused(table)
                 if writer is None:
                     writer = pq.ParquetWriter(file, table.schema, compression="zstd")
                 if table.schema != writer.schema:
@@ -295,6 +311,16 @@ def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
             if writer is not None:
                 writer.close()
     return rows
+
+
+def _without_unused(table: pa.Table) -> pa.Table:
+    """The table with no text in a dictionary that no row has: a part of a table comes with those of
+    all of it, and a rest of one with those of deleted rows."""
+    for at, name in enumerate(table.column_names):
+        if pa.types.is_dictionary(table[name].type):
+            texts = table[name].cast(pa.string()).combine_chunks()
+            table = table.set_column(at, name, texts.dictionary_encode())
+    return table
 
 
 def read_checked(path: Path, sha256: str | None) -> bytes:

@@ -1,19 +1,23 @@
 """Looking for what a receipt names in a gallery's folder: in all bytes, rows and attachments."""
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from .append import shard_at
-from .commit import earlier_manifests, listed_files, read_current, read_earlier
+from .commit import earlier_manifests, listed_files, open_present, read_earlier
 from .deletions import read_deleted
 from .erasure import NAME
+from .errors import UsageError
 from .lease import Held, holders, is_held
 from .manifest import Manifest, ShardEntry
 from .receipt import Receipt
@@ -69,15 +73,37 @@ def find_traces(
 
     In items that were added after the erasure, the same picture, crop, vector or person is a trace,
     other texts are not. progress is told of bytes as they are read; `bytes_below` has their number.
-    Raises GalleryNotFound, CorruptGallery, BadShard, FormatTooNew.
+    Raises UsageError for a receipt of another gallery, GalleryNotFound, CorruptGallery, BadShard,
+    FormatTooNew.
     """
-    manifest = read_current(gallery)
+    opened = open_present(gallery)
+    try:
+        _check_gallery(gallery, opened.manifest, receipt)
+        return _find(gallery, opened.manifest, receipt, progress)
+    finally:
+        opened.lease.end()
+
+
+def _check_gallery(gallery: Path, manifest: Manifest, receipt: Receipt) -> None:
+    if manifest.identity is not None and manifest.identity != receipt.gallery:
+        raise UsageError(f"the receipt is of another gallery than {gallery}, so it proves nothing")
+    if manifest.generation <= receipt.generation:
+        raise UsageError(
+            f"{gallery} is at generation {manifest.generation}, and the items were deleted from "
+            f"generation {receipt.generation}: this is a copy from before that"
+        )
+
+
+def _find(
+    gallery: Path, manifest: Manifest, receipt: Receipt, progress: Callable[[int], object]
+) -> Traces:
     sought = Sought.of(receipt)
     places = _Places(gallery, manifest)
     lines: list[str] = []
     for path in _files_below(gallery):
-        shown = _shown(path, gallery, sought)
-        found = _in_file(path, sought, progress)
+        # What the gallery itself calls its files is of nobody.
+        shown = path if places.is_listed(path) else _shown(path, gallery, sought)
+        found = _in_file(path, sought, progress, explained=places.explained_in(path, sought))
         if shown != path:
             found.lines.insert(0, _NAMED)
         if found.lines:
@@ -112,6 +138,22 @@ class _Places:
         self._readers: set[Held] = set()
         self._strays: dict[str, None] = {}
         self._compact = False
+
+    def is_listed(self, path: Path) -> bool:
+        """Whether the present generation has that file."""
+        return path in self._listed
+
+    def explained_in(self, path: Path, sought: Sought) -> set[int]:
+        """Needles that a file has for another reason: the root of items that were added later."""
+        entry = self._shards.get(path.parent)
+        if entry is None or path.name != "shard.json" or not entry.rows:
+            return set()
+        shard = shard_at(self._gallery, entry)
+        first = pc.min(shard.read_columns(["item"])["item"]).as_py()
+        if first <= sought.receipt.last_item:
+            return set()
+        escaped = json.dumps(shard.header.root, ensure_ascii=False)[1:-1]
+        return set().union(*sought.within([escaped.encode()]).values())
 
     @cached_property
     def _held(self) -> Mapping[Path, Held]:
@@ -184,7 +226,11 @@ def _held(gallery: Path, present: Manifest) -> Mapping[Path, Held]:
 
 def bytes_below(gallery: Path) -> int:
     """The size of all files below a folder, those that `find_traces` reads."""
-    return sum(path.stat().st_size for path in _files_below(gallery))
+    size = 0
+    for path in _files_below(gallery):
+        with suppress(FileNotFoundError):  # a writer has removed it meanwhile
+            size += path.stat().st_size
+    return size
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -201,7 +247,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
             yield path
         elif S_ISDIR(about.st_mode) and (about.st_dev, about.st_ino) not in seen:
             seen.add((about.st_dev, about.st_ino))
-            waiting += sorted(path.iterdir(), reverse=True)
+            with suppress(FileNotFoundError):
+                waiting += sorted(path.iterdir(), reverse=True)
 
 
 def _shown(path: Path, gallery: Path, sought: Sought) -> Path:
@@ -218,8 +265,10 @@ def _shown(path: Path, gallery: Path, sought: Sought) -> Path:
     return gallery / os.fsdecode(name[: min(starts)].rpartition(b"/")[0])
 
 
-def _in_file(path: Path, sought: Sought, progress: Callable[[int], object]) -> Found:
-    found = Found()
+def _in_file(
+    path: Path, sought: Sought, progress: Callable[[int], object], *, explained: set[int]
+) -> Found:
+    found = Found(explained=explained)
     try:
         with path.open("rb") as file:
             begin = file.read(len(_HDF5))

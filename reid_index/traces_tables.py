@@ -113,6 +113,8 @@ def parquet_traces(path: Path, sought: Sought) -> Found:
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             for group in range(file.num_row_groups):
                 _look_at_group(file, group, root, sought, table)
+    except FileNotFoundError:  # for the caller: a writer has removed it
+        raise
     except (*PARQUET_ERRORS, KeyError) as error:
         return _undecoded(error)
     return table.found()
@@ -281,6 +283,8 @@ def hdf5_traces(path: Path, sought: Sought) -> Found:
                 for row in _in_dataset(file[name], name, sought):
                     found.rows.add(row)
                     places.append(f"data set {name!r}, row {row}")
+    except FileNotFoundError:
+        raise
     except HDF5_ERRORS as error:
         return _undecoded(error)
     found.add(places, "an erased vector or text")

@@ -55,11 +55,11 @@ class _Finding:
 
 @dataclass(frozen=True)
 class Repaired:
-    """made: kinds of attachments that were made again. left: what was not, and why. whole:
-    whether nothing is damaged any more; what is left may be only stale."""
+    """made: kinds of attachments that were made again. left: what was not, and why, a line each.
+    whole: whether nothing is damaged any more; what is left may be only stale."""
 
     made: tuple[str, ...]
-    left: tuple[tuple[str, str], ...]
+    left: tuple[str, ...]
     whole: bool
 
 
@@ -107,14 +107,14 @@ def repair_gallery(
             if why is None:
                 made.append(entry.kind)
             else:
-                left.append((entry.kind, why))
-    left += [(one.about, one.line) for one in findings if one.about in (_ROWS, _HISTORY)]
+                left.append(f"{gallery.path / entry.folder}: left as it is: {why}")
+    left += [one.line for one in findings if one.about in (_ROWS, _HISTORY)]
     return Repaired(tuple(made), tuple(left), whole=damaged <= set(made))
 
 
 def _try_again(gallery: Gallery, entry: AttachedEntry) -> str | None:
     """Make an attachment again; why it could not be, None where it could."""
-    recipe = recipe_of(gallery.path, entry, gallery.manifest)
+    recipe = recipe_of(gallery.path, entry)
     if isinstance(recipe, str):
         return recipe
     try:
@@ -383,7 +383,12 @@ def unlisted_files(gallery: Gallery) -> list[str]:
     needed = _needed_before(path, manifest, linked)
     generations = {number for one in needed.values() for number in one.generations}
     held = {number for number in generations if is_held(path / manifest_name(number))}
-    return [line for entry in entries for line in _note(entry, manifest, needed.get(entry), held)]
+    last = read_current(path).generation
+    return [
+        line
+        for entry in entries
+        for line in _note(entry, manifest, last=last, needed=needed.get(entry), held=held)
+    ]
 
 
 @dataclass(frozen=True)
@@ -434,11 +439,18 @@ def _unlinked(path: Path, manifest: Manifest, linked: set[Path]) -> Iterator[Man
                 continue
 
 
-def _note(entry: Path, manifest: Manifest, needed: _Needed | None, held: set[int]) -> Iterator[str]:
+def _note(
+    entry: Path, manifest: Manifest, *, last: int, needed: _Needed | None, held: set[int]
+) -> Iterator[str]:
+    """last: the generation that is the present one by now."""
     number = _number(entry)
     is_temporary = entry.name.startswith(".") and entry.name.endswith(".tmp")
-    if is_temporary or (number is not None and number > manifest.generation):
+    if is_temporary or (number is not None and number > last):
         yield f"{entry}: left over from an interrupted write; the next write removes it"
+    elif number is not None and number > manifest.generation:
+        yield f"{entry}: of a later generation, which others have committed meanwhile"
+    elif needed is None and not entry.exists():
+        return  # a writer has removed it meanwhile
     elif needed is None:
         yield f"{entry}: not a file of this gallery; nothing reads it"
     else:

@@ -1,5 +1,6 @@
 """The one writer of a gallery, from its lock to its commit."""
 
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -88,7 +89,12 @@ def writing(gallery: Path) -> Iterator[Writer]:
     with writer_lock(gallery):
         present = read_current(gallery, writing=True)
         sweep(gallery, present)
-        yield Writer(gallery, present)
+        yield Writer(gallery, replace(present, identity=present.identity or new_identity()))
+
+
+def new_identity() -> str:
+    """A gallery's, by chance."""
+    return secrets.token_hex(16)
 
 
 def create(
@@ -117,6 +123,7 @@ def create(
         next_item=0,
         shards=(),
         columns={},
+        identity=new_identity(),
     )
     refuse_taken(gallery)
     files.make_folder(gallery)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -119,6 +121,23 @@ def test_pictures_that_are_new_are_added_with_their_own_vectors(place):
     assert tree(place) == before
 
 
+def test_the_same_folder_by_another_way_is_the_same(place, monkeypatch):
+    """Through a link, and from within it: neither twice nor, once erased, again."""
+    g, crops = place / "g", place / "crops"
+    (place / "link").symlink_to(crops)
+    succeed("add", g, place / "link")
+    assert len(Gallery.open(g)) == 12
+    receipt = place.parent / "receipt.json"
+    succeed("delete", g, "--where", "item IN (0, 4)", "--receipt", receipt)
+    succeed("compact", g)
+    monkeypatch.chdir(place / "link")
+    for way in (crops, place / "link", Path(".")):
+        told = succeed("add", g, way, "--except-erased", receipt).stderr
+        assert re.search(r"left out 2: erased, as a receipt says$", told, re.MULTILINE), told
+        assert re.search(r"left out 10: in the gallery already$", told, re.MULTILINE), told
+    succeed("verify", g, "--erased", receipt)
+
+
 def test_again_adds_them_once_more(place):
     g, crops = place / "g", place / "crops"
     assert succeed("add", g, crops, "--again").stderr == f"{g}: 12 items added, 16 in all\n"
@@ -192,12 +211,12 @@ def test_of_a_picture_of_several_people_only_the_erased_stay_out(tmp_path, kind)
     assert result.stderr == (
         f"{root}: left out 1: in the gallery already\n"
         f"{root}: left out 1: erased, as a receipt says\n"
-        f"{g}: 1 items added, 2 in all\n"
+        f"{g}: 1 item added, 2 in all\n"
     )
     expected = np.array([boxes[0], boxes[2]], np.float32)
     np.testing.assert_array_equal(np.array(column(Gallery.open(g), "box"), np.float32), expected)
     again = succeed("add", g, *source("again", [nearly]), "--except-erased", receipt)
-    assert again.stderr == f"{g}: 1 items added, 3 in all\n"
+    assert again.stderr == f"{g}: 1 item added, 3 in all\n"
 
 
 def test_metric_and_dtype_are_the_gallerys(world, tmp_path):
@@ -237,7 +256,7 @@ def test_vectors_and_shards_are_added_as_they_are(plane):
     g = plane / "g"
     result = succeed("add", g, plane / "v.npy", "--items", plane / "i.csv")
     assert result.stderr == f"{g}: 3 items added, 5 in all\n"
-    assert succeed("add", g, plane / "s").stderr == f"{g}: 1 items added, 6 in all\n"
+    assert succeed("add", g, plane / "s").stderr == f"{g}: 1 item added, 6 in all\n"
     with Gallery.open(g) as gallery:
         found = all_vectors(gallery)[2:]
         np.testing.assert_allclose(found, [[0.6, 0.8], [-0.8, 0.6], [0, 1], [0, -1]], atol=1e-7)
@@ -360,7 +379,7 @@ def test_pictures_that_were_committed_before_the_kill_are_not_added_twice(place)
     assert result.stderr == (
         f"{g}: the items of an earlier run are in it, which was cut short then\n"
         f"{crops}: left out 12: in the gallery already\n"
-        f"{g}: 1 items added, 13 in all\n"
+        f"{g}: 1 item added, 13 in all\n"
     )
     assert names_in(place) == ["crops", "g"]
 
@@ -392,7 +411,7 @@ def test_another_addition_after_a_kill_behind_the_commit_is_added(plane):
     kill("committed", plane / "g", plane / "v.npy")
     result = succeed("add", plane / "g", plane / "s")
     assert result.stderr.startswith(f"{plane}/g: the items of an earlier run are in it")
-    assert result.stderr.endswith(f"{plane}/g: 1 items added, 6 in all\n")
+    assert result.stderr.endswith(f"{plane}/g: 1 item added, 6 in all\n")
 
 
 def test_a_commit_that_fails_and_takes_effect_all_the_same_is_not_made_twice(plane, monkeypatch):

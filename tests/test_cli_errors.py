@@ -166,7 +166,7 @@ BAD_INPUT = [
     (f"build junk.h5 {EXTERNAL}", 1, "junk.h5: cannot be read as vectors"),
     (f"build junk.parquet {EXTERNAL}", 1, "junk.parquet: not a readable Parquet file"),
     (f"build ragged.parquet {EXTERNAL}", 1, "differ in length or are missing"),
-    (f"build two.npy --items three.csv {EXTERNAL}", 1, "2 vectors but 3 items"),
+    (f"build two.npy --items three.csv {EXTERNAL}", 1, "three.csv: 2 vectors but 3 items for them"),
     (f"build two.npy --items camera.csv {EXTERNAL}", 1, "camera.csv"),
     (f"build two.npy --items latin.csv {EXTERNAL}", 1, "latin.csv"),
     (f"build two.npy --items nowhere.csv {EXTERNAL}", 1, "nowhere.csv"),

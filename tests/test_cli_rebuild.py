@@ -128,9 +128,7 @@ def assert_as_built(path, *sources, **options):
 def test_it_becomes_the_gallery_that_the_other_model_builds(crops, path):
     result = rebuild(path)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == (
-        f"{path}:\nitems    18\nremoved  0 deleted items\nshards   1 before, 1 now\n"
-    )
+    assert result.stdout == (f"{path}:\nitems    18\nremoved  nothing\nshards   1 before, 1 now\n")
     assert_as_built(path, crops)
     query = sorted(crops.iterdir())[5]
     found = succeed("query", path, query, "--top", "1", "--format", "jsonl")
@@ -372,8 +370,9 @@ def test_missing_pictures_are_named_and_what_is_done_is_kept(crops, path):
     result = rebuild(path)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
-        f"reid: {path}: 2 items have no readable picture (2: {names[2].name}, 9: {names[9].name}): "
-        "put them there and run this again, which keeps what is done; or leave these items out by "
+        f"reid: {path}: no picture of 2 items can be read "
+        f"(2: {names[2].name}, 9: {names[9].name}): put them there and run this "
+        "again, which keeps what is done; or leave these items out by "
         "--drop-missing"
     )
     assert tree(path) == before
@@ -381,11 +380,11 @@ def test_missing_pictures_are_named_and_what_is_done_is_kept(crops, path):
     again = rebuild(path)
     assert again.exit_code == 1
     assert again.stderr.startswith("16 crops were there from an earlier run\n")
-    assert f": 1 items have no readable picture (9: {names[9].name})" in again.stderr
+    assert f": no picture of 1 item can be read (9: {names[9].name})" in again.stderr
     dropped = rebuild(path, "--drop-missing")
     assert dropped.exit_code == 0
     assert "17 crops were there from an earlier run\n" in dropped.stderr
-    assert "left out  1 items without a readable picture\n" in dropped.stdout
+    assert "left out  1 item without a readable picture\n" in dropped.stdout
     assert items(path)["item"].to_pylist() == [item for item in range(18) if item != 9]
     names[9].unlink()
     anew = path.with_name("anew")
@@ -404,6 +403,35 @@ def test_pictures_that_moved_are_found_by_root(crops, path):
     anew = path.with_name("anew")
     succeed("build", moved, "--out", anew)
     assert vectors_of(path) == vectors_of(anew)
+
+
+def test_a_gallery_of_that_extractor_learns_where_its_pictures_are_now(crops, path):
+    assert rebuild(path).exit_code == 0
+    before = vectors_of(path)
+    moved = crops.rename(crops.parent / "elsewhere")
+    result = rebuild(path, "--root", moved)
+    assert result.exit_code == 0, result.stderr
+    assert "its vectors are of this extractor already" in result.stderr
+    with Gallery.open(path) as gallery:
+        assert gallery.roots == (str(moved),)
+        assert verify_gallery(gallery) == []
+    assert vectors_of(path) == before
+    generation = Gallery.open(path).manifest.generation
+    assert rebuild(path, "--root", moved).exit_code == 0  # there is nothing to be done now
+    assert Gallery.open(path).manifest.generation == generation
+    assert f"{moved}: left out 18: in the gallery already" in succeed("add", path, moved).stderr
+
+
+def test_damaged_vectors_are_not_taken_along(crops, path):
+    assert rebuild(path).exit_code == 0
+    with Gallery.open(path) as gallery:
+        file = gallery.path / gallery.manifest.folders[0] / "vectors.h5"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    result = rebuild(path, "--root", crops.rename(crops.parent / "elsewhere"))
+    assert result.exit_code == 1
+    assert "vectors.h5: its bytes have changed" in result.stderr
 
 
 def test_several_roots_are_found_below_one(drawn, tmp_path):
@@ -438,7 +466,7 @@ def test_pictures_outside_their_root_are_not_read(crops, tmp_path):
     path = tmp_path / "g"
     result = rebuild(path)
     assert result.exit_code == 1
-    assert f": 2 items have no readable picture (1: ../secret.jpg, 2: {names[2].name})" in (
+    assert f": no picture of 2 items can be read (1: ../secret.jpg, 2: {names[2].name})" in (
         result.stderr
     )
     assert result.stderr.count(f"outside {crops}") == 2

@@ -20,6 +20,7 @@ import pytest
 from conftest import FINGERPRINT, ROWS, ids, no_privileges
 
 from reid_index import Gallery, commit, verify_gallery
+from reid_index.compact import bytes_in
 from reid_index.errors import CorruptGallery
 from reid_index.lease import Held, Lease, holders, is_held
 
@@ -161,6 +162,45 @@ def test_closing_lets_go(gallery: Gallery) -> None:
     assert is_held(path)
     del three  # at once, not when garbage is next collected
     assert not is_held(path)
+
+
+def test_a_snapshot_and_its_origin_hold_for_themselves(gallery: Gallery) -> None:
+    path = gallery.path / "manifest-000002.json"
+    with gallery.snapshot() as one:
+        assert ids(one) == [0, 1, 2, 3, 4, 5]
+    assert is_held(path)
+    two = gallery.snapshot()
+    gallery.close()
+    gallery.close()
+    with Gallery.open(two.path) as other:
+        other.delete(items=[1])
+        assert other.compact().pending == (Held(2, (os.getpid(),)),)
+        assert ids(two) == [0, 1, 2, 3, 4, 5]
+        two.close()
+        assert other.compact().pending == ()
+
+
+def test_of_a_file_that_is_gone_nobody_holds_anything(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "manifest-000001.json")
+
+
+def test_bytes_are_counted_beside_a_writer(tmp_path: Path) -> None:
+    (tmp_path / "stays").write_bytes(b"12345")
+    stopped = threading.Event()
+
+    def write() -> None:
+        while not stopped.is_set():
+            (tmp_path / "a/b").mkdir(parents=True)
+            (tmp_path / "a/b/c").write_bytes(b"1")
+            shutil.rmtree(tmp_path / "a")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert {bytes_in(tmp_path) for _ in range(500)} <= {5, 6}
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def test_a_used_one_lets_go_without_being_closed(gallery: Gallery) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from reid_index import Gallery, Reranking, index_tuning
 from reid_index.calibration import MAX_ROWS, calibrate, read_calibration, write_calibration
-from reid_index.errors import NoCalibration
+from reid_index.errors import NoCalibration, UsageError
 from reid_index.graph import EXACT_ROWS
 from reid_index.manifest import AttachedEntry
 from reid_index.remake import (
@@ -42,7 +42,7 @@ def gallery(make_gallery: MakeGallery) -> Gallery:
 def recipe(gallery: Gallery, kind: str, **changes: Any) -> Recipe | str:
     entry = gallery.manifest.attachment(kind)
     assert entry is not None
-    return recipe_of(gallery.path, replace(entry, **changes), gallery.manifest)
+    return recipe_of(gallery.path, replace(entry, **changes))
 
 
 @pytest.mark.parametrize("exact", [None, True, False])
@@ -115,7 +115,14 @@ def test_an_index_is_made_again(make_gallery: MakeGallery, monkeypatch: pytest.M
     assert (index.kind, index.rows) == ("ivf-sq8", 1008)
     assert 0.8 in {tuned.wanted for tuned in index.facts.tuned}
     gallery.delete(items=range(10, 20))
-    assert recipe(gallery, "index") == "an index takes at least 1,000 items, and 998 are left"
+    assert recipe(gallery, "index") == expected
+    done = gallery.compact()
+    assert done.remade == ()
+    assert [why.partition(":")[0] for _, why in done.dropped] == [
+        "an index 'ivf-sq8' of 998 rows cannot be built"
+    ]
+    gallery.add(vectors(2))  # still owed, and there are enough again
+    assert gallery.compact().remade == ("index",)
 
 
 @pytest.mark.parametrize("weak", [False, True])
@@ -158,10 +165,10 @@ def test_what_is_left_may_not_suffice(gallery: Gallery, tmp_path: Path) -> None:
     by_labels = recipe(gallery, "calibration")
     assert isinstance(by_labels, CalibrationRecipe)
     gallery.delete(where="person != 'p1'")
-    assert recipe(gallery, "graph") == (
-        "re-ranking with k1 = 20, k2 = 6 needs at least 21 items and there are 10: choose a "
-        "smaller k1 or k2"
-    )
+    graph = recipe(gallery, "graph")
+    assert isinstance(graph, GraphRecipe)
+    with pytest.raises(UsageError, match="needs at least 21 items and there are 10"):
+        make_again(gallery, graph)
     with pytest.raises(NoCalibration, match="all labelled items are of one person"):
         make_again(gallery, by_labels)
 
@@ -199,7 +206,7 @@ def test_what_cannot_be_told_is_said_in_a_line(
     entry = AttachedEntry(
         kind=kind, folder=graph.folder, covers=graph.covers, files=graph.files, about=about
     )
-    why = recipe_of(gallery.path, entry, gallery.manifest)
+    why = recipe_of(gallery.path, entry)
     assert isinstance(why, str)
     assert words in why
     assert "\n" not in why

@@ -17,10 +17,12 @@ from cli_world import run
 from conftest import FINGERPRINT
 from numpy.typing import NDArray
 
-from reid_index import Gallery, Reranking, index_build, traces
+from reid_index import Gallery, Reranking, index_build, shard, traces
 from reid_index.calibration import calibrate, write_calibration
+from reid_index.errors import UsageError
 from reid_index.graph import make_graph, write_graph
 from reid_index.index_build import build_index
+from reid_index.items import conform
 from reid_index.manifest import Event
 from reid_index.metric import Metric
 from reid_index.receipt import Receipt, read_receipt
@@ -503,6 +505,107 @@ def test_the_command_says_what_is_to_be_done(
         one = traces.Traces(lines=("x",), wrong=(wrong,) if wrong else ())
         monkeypatch.setattr(traces, "find_traces", lambda *_, one=one, **__: one)
         assert run(*arguments).stderr.splitlines()[-1].startswith(begin + words)
+
+
+# What once was said wrongly
+
+
+def erased(path: Path, items: Any, gone: str, *, root: str = "") -> Receipt:
+    """Make a gallery of two shards with those items, half each, erase some and compact it."""
+    receipt = path.with_name("receipt.json")
+    vectors = np.random.default_rng(1).normal(size=(len(items), 8))
+    half = len(items) // 2
+    with Gallery.create(path, dim=8, fingerprint=FINGERPRINT) as gallery:
+        gallery.add(vectors[:half], items[:half], root=root)
+        gallery.add(vectors[half:], items[half:], root=root)
+        assert gallery.delete(where=gone, receipt=receipt) > 0
+        gallery.compact()
+    return read_receipt(receipt)
+
+
+def test_texts_of_others_do_not_come_with_part_of_a_table(tmp_path: Path) -> None:
+    """A part of a table has the dictionaries of all of it."""
+    names = pa.array([f"Citizen Number {row}" for row in range(40)]).dictionary_encode()
+    receipt = erased(tmp_path / "g", pa.table({"attr.name": names}), "item IN (3, 39)")
+    assert found(tmp_path / "g", receipt) == []
+
+
+def test_compaction_finds_texts_that_older_shards_have_of_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = pa.array([f"Citizen Number {row}" for row in range(40)]).dictionary_encode()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "_without_unused", lambda table: table)
+        with Gallery.create(tmp_path / "g", dim=8, fingerprint=FINGERPRINT) as gallery:
+            table = conform(pa.table({"attr.name": names}))
+            for part in (table.slice(0, 30), table.slice(30)):
+                gallery.add(np.ones((len(part), 8)), part.drop("item"))
+    with Gallery.open(tmp_path / "g") as gallery:
+        gallery.delete(where="item = 39", receipt=tmp_path / "receipt.json")
+        assert gallery.compact().shards_after == 1
+    assert found(tmp_path / "g", read_receipt(tmp_path / "receipt.json")) == []
+
+
+def test_long_texts_are_told_apart(tmp_path: Path) -> None:
+    """Of these only the beginning is looked for, which all of them have."""
+    items = [{"source": f"b{row}.jpg", "note": "x" * 1100 + f" Zoë {row}"} for row in range(40)]
+    receipt = erased(tmp_path / "g", items, "item IN (7, 8)")
+    assert found(tmp_path / "g", receipt) == []
+
+
+def test_words_that_the_gallery_itself_uses_are_no_traces(tmp_path: Path) -> None:
+    items = [
+        {
+            "source": f"/a/{row}.jpg",
+            "attr.backpack": "yes",
+            "tags": ["backpack" if row < 3 else "hat"],
+        }
+        for row in range(10)
+    ]
+    items[1] |= {"source": "/b/vectors.h5", "track": "vectors.h5"}
+    receipt = erased(tmp_path / "g", items, "item < 3")
+    assert found(tmp_path / "g", receipt) == []
+
+
+def test_the_name_of_the_extractor_is_no_trace(tmp_path: Path) -> None:
+    receipt = erased(tmp_path / "g", [{"note": FINGERPRINT.name}] * 2, "item >= 0")
+    assert found(tmp_path / "g", receipt) == []
+
+
+def test_the_folder_of_later_pictures_is_no_trace(tmp_path: Path) -> None:
+    place = "/footage/cam1"
+    items = [{"source": f"{row}.jpg", "video": place} for row in range(10)]
+    receipt = erased(tmp_path / "g", items, "item >= 0", root=place)
+    with Gallery.open(tmp_path / "g") as gallery:
+        gallery.add(np.eye(2, 8), [{"source": "11.jpg"}, {"source": "12.jpg"}], root=place)
+    assert found(tmp_path / "g", receipt) == []
+    planted = tmp_path / "g/notes.json"
+    planted.write_text(json.dumps({"root": place}))
+    assert found(tmp_path / "g", receipt) == ["notes.json: byte 10: an erased path, label or text"]
+
+
+def test_a_receipt_proves_nothing_of_another_gallery(
+    gallery: Path, world: World, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    with Gallery.create(other, dim=DIM, fingerprint=FINGERPRINT) as one:
+        for _ in range(9):
+            one.add(np.ones((1, DIM)))
+    with pytest.raises(UsageError, match=f"another gallery than {other}"):
+        find_traces(other, world.receipt)
+    with pytest.raises(UsageError, match="a copy from before that"):
+        find_traces(world.folder / "before", world.receipt)
+    copied = Path(shutil.copytree(gallery, tmp_path / "copied"))
+    assert found(copied, world.receipt) == []
+
+
+def test_what_an_interrupted_run_may_hold_is_not_proven(gallery: Path, world: World) -> None:
+    parts = gallery.with_name("gallery.rebuilding") / "parts"
+    parts.mkdir(parents=True)
+    result = run("verify", gallery, "--erased", world.folder / "receipt.json")
+    assert result.exit_code == 0
+    assert f"not proven: {parts.parent} is beside the gallery\n" in result.stdout
 
 
 def test_progress_tells_every_byte(gallery: Path, world: World) -> None:

@@ -399,11 +399,12 @@ def test_nothing_is_made_from_damaged_shards(copy: Path) -> None:
     before = contents(copy)
     with Gallery.open(copy) as gallery:
         repaired = repair_gallery(gallery)
-    why = "it would be made from shards that are damaged"
+    why = "left as it is: it would be made from shards that are damaged"
     assert repaired.made == ()
-    assert [what for what, _ in repaired.left] == ["graph", "rows"]
-    assert repaired.left[0] == ("graph", why)
-    assert "shards/000002/vectors.h5: its bytes have changed" in repaired.left[1][1]
+    graph, rows = repaired.left
+    assert graph.startswith(f"{copy}/attached/")
+    assert graph.endswith(f"-graph: {why}")
+    assert rows.startswith(f"{copy}/shards/000002/vectors.h5: its bytes have changed")
     assert not repaired.whole
     assert contents(copy) == before
 
@@ -413,7 +414,8 @@ def test_damaged_history_is_left_and_said(copy: Path) -> None:
     with Gallery.open(copy) as gallery:
         repaired = repair_gallery(gallery)
     assert (repaired.made, repaired.whole) == (("graph",), False)
-    assert [what for what, _ in repaired.left] == ["history"]
+    (line,) = repaired.left
+    assert line.startswith(f"{copy}/manifest-000001.json: ")
 
 
 def test_what_cannot_be_made_again_is_left(copy: Path, tmp_path: Path) -> None:
@@ -424,7 +426,19 @@ def test_what_cannot_be_made_again_is_left(copy: Path, tmp_path: Path) -> None:
         gallery.delete(items=[5])
         repaired = repair_gallery(gallery)
     assert (repaired.made, repaired.whole) == (("graph",), True)
-    assert repaired.left[0][1].startswith("it was made from a list of pairs")
+    assert "-calibration: left as it is: it was made from a list of pairs" in repaired.left[0]
+
+
+def test_what_others_commit_meanwhile_is_not_called_left_over(copy: Path) -> None:
+    with Gallery.open(copy) as reader, Gallery.open(copy) as gallery:
+        gallery.delete(items=[5])
+        notes = unlisted_files(reader)
+        assert notes
+        assert all("of a later generation" in note for note in notes)
+        (copy / "manifest-000099.json").write_text("{}")
+        assert any(
+            "manifest-000099.json: left over from" in note for note in unlisted_files(reader)
+        )
 
 
 # The command
@@ -436,12 +450,14 @@ def test_the_command_repairs_and_says_what(copy: Path) -> None:
     assert result.exit_code == 1
     assert "; `reid graph` makes it again\n" in result.stdout
     assert "--repair makes it again" in result.stderr
-    assert succeed("verify", copy, "--repair").stdout == f"{copy}: the graph was made again\n"
+    assert succeed("verify", copy, "--repair").stdout == (
+        f"{copy}: the graph was made again\n{copy} is whole\n"
+    )
     assert succeed("verify", copy, "--repair").stdout.endswith("there was nothing to repair\n")
     spoil(copy, "shards/000001/items.parquet")
     result = run("verify", copy, "--repair")
     assert result.exit_code == 1
-    assert result.stdout.startswith(f"rows left as it is: {copy}/shards/000001/items.parquet")
+    assert result.stdout.startswith(f"{copy}/shards/000001/items.parquet: its bytes have changed")
 
 
 def test_the_command_proves_an_erasure(copy: Path, tmp_path: Path) -> None:
