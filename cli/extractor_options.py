@@ -11,7 +11,7 @@ from reid_index.errors import UsageError
 from .paths import PATH
 
 if TYPE_CHECKING:
-    from extractors.preprocess import Preprocess
+    from extractors.preprocess import Preprocess, Size
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -46,8 +46,9 @@ def make_preprocess(
     mean: str | None,
     std: str | None,
     interpolation: str | None,
-) -> "Preprocess | None":
-    """What the options say; None when they say nothing. All or none are needed."""
+) -> "Preprocess | Size | None":
+    """What the options say; None when they say nothing. All or none are needed, but that the input
+    size may stand alone, for extractors that know all else."""
     given = {
         "--input-size": input_size,
         "--color-order": color_order,
@@ -65,6 +66,10 @@ def make_preprocess(
         return read_card(card)
     if len(missing) == len(given):
         return None
+    if len(missing) == len(given) - 1 and input_size is not None:
+        from extractors.preprocess import Size
+
+        return Size(*map(int, _numbers(input_size, "x", 2, "--input-size")))
     if missing:
         raise UsageError(f"preprocessing without a card needs {', '.join(missing)} too")
     from extractors.preprocess import preprocess_from

@@ -25,7 +25,7 @@ from .sides import Side
 
 if TYPE_CHECKING:
     from extractors.extractor import Extractor
-    from extractors.preprocess import Preprocess
+    from extractors.preprocess import Preprocess, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Question:
     split_number: int = 0
     extractor: str | None = None
     weights: Path | None = None
-    preprocess: "Preprocess | None" = None
+    preprocess: "Preprocess | Size | None" = None
     device: str = "cpu"
     rerank: str | None = None
     reranking: Reranking = field(default_factory=Reranking)

@@ -22,6 +22,7 @@ from . import (
     inspect,
     query,
     rebuild,
+    train,
     verify,
 )
 
@@ -85,6 +86,7 @@ for command in (
     verify.command,
     costs.command,
     extractors.command,
+    train.command,
     demo.command,
 ):
     main.add_command(command)

@@ -8,9 +8,11 @@ from reid_index.errors import UsageError
 
 if TYPE_CHECKING:
     from .extractor import Extractor
-    from .preprocess import Preprocess
+    from .preprocess import Preprocess, Size
 
 DESCRIPTIONS = {
+    "trained": "a model of reid train (--weights FILE.safetensors)",
+    "checkpoint": "ResNets of torchreid, fast-reid, strong baseline (--weights FILE.pth)",
     "stripes": "colour and gradient histograms over horizontal stripes; needs no weights",
     "osnet": "OSNet x0.25 to x1.0, IBN and AIN, from a PyTorch checkpoint (--weights FILE.pth)",
     "onnx": "any ONNX embedding model (--weights FILE.onnx, FILE.json beside it)",
@@ -18,27 +20,34 @@ DESCRIPTIONS = {
 }
 """Name → one line on what it is. Vectors made elsewhere have extractors named external:NAME."""
 
+_ON_GPUS = ("trained", "checkpoint", "osnet")
+
 
 def open_extractor(
     name: str,
     *,
     weights: Path | str | None = None,
-    preprocess: "Preprocess | None" = None,
+    preprocess: "Preprocess | Size | None" = None,
     device: str = "cpu",
 ) -> "Extractor":
     """Make the extractor of that name.
 
     weights: its model file; all but stripes need one. preprocess: how crops are fed to an onnx or
-    openvino model, instead of the JSON card beside it. device: "cpu" or, for osnet, "cuda".
+    openvino model, instead of the JSON card beside it; of a checkpoint its input size, where its
+    tensors leave that open. device: "cpu" or, for those that run in PyTorch, "cuda".
 
     Raises UsageError (unknown name, missing or needless weights), BadWeights, MissingExtra.
     """
     if name not in DESCRIPTIONS:
         known = ", ".join(DESCRIPTIONS)
         raise UsageError(f"there is no extractor {name!r}; there are {known}")
-    if preprocess is not None and name not in ("onnx", "openvino"):
+    size = preprocess if isinstance(preprocess, tuple) else None
+    if size is not None and name != "checkpoint":
+        raise UsageError(f"the extractor {name} does not take an input size alone")
+    if preprocess is not None and size is None and name not in ("onnx", "openvino"):
         raise UsageError(f"the extractor {name} knows its own preprocessing; give it none")
-    if device != "cpu" and name != "osnet":
+    fed = None if isinstance(preprocess, tuple) else preprocess
+    if device != "cpu" and name not in _ON_GPUS:
         raise UsageError(f"the extractor {name} runs on the CPU only, not on {device!r}")
     if name == "stripes":
         if weights is not None:
@@ -48,6 +57,14 @@ def open_extractor(
         return StripesExtractor()
     if weights is None:
         raise UsageError(f"the extractor {name} needs its model file: --weights FILE")
+    if name == "trained":
+        from .trained import TrainedExtractor
+
+        return TrainedExtractor(Path(weights), device=device)
+    if name == "checkpoint":
+        from .public import CheckpointExtractor
+
+        return CheckpointExtractor(Path(weights), size=size, device=device)
     if name == "osnet":
         from .osnet import OSNetExtractor
 
@@ -55,20 +72,27 @@ def open_extractor(
     if name == "onnx":
         from .onnx import OnnxExtractor
 
-        return OnnxExtractor(Path(weights), preprocess=preprocess)
+        return OnnxExtractor(Path(weights), preprocess=fed)
     from .openvino import OpenvinoExtractor
 
-    return OpenvinoExtractor(Path(weights), preprocess=preprocess)
+    return OpenvinoExtractor(Path(weights), preprocess=fed)
 
 
-def recipe(name: str, *, weights: Path | None, preprocess: "Preprocess | None") -> dict[str, Any]:
+def recipe(
+    name: str, *, weights: Path | None, preprocess: "Preprocess | Size | None"
+) -> dict[str, Any]:
     """What `open_recipe` needs to make the same extractor again: a JSON object."""
     from .preprocess import preprocess_to_json
 
+    fed: dict[str, Any] | None = None
+    if isinstance(preprocess, tuple):
+        fed = preprocess._asdict()
+    elif preprocess is not None:
+        fed = preprocess_to_json(preprocess)
     return {
         "extractor": name,
         "weights": None if weights is None else str(weights.absolute()),
-        "preprocess": None if preprocess is None else preprocess_to_json(preprocess),
+        "preprocess": fed,
     }
 
 
@@ -85,11 +109,14 @@ def open_recipe(
             "this gallery's vectors were made elsewhere: query it with a vector (.npy) of the same "
             "extractor, or with --item N"
         )
-    preprocess = None
-    if recipe.get("preprocess") is not None:
-        from .preprocess import preprocess_from
+    preprocess: Preprocess | Size | None = None
+    fed = recipe.get("preprocess")
+    if fed is not None:
+        from . import preprocess as feeding
 
-        preprocess = preprocess_from(recipe["preprocess"], where="the gallery's recipe")
+        is_size = isinstance(fed, dict) and fed.keys() == {"height", "width"}
+        where = "the gallery's recipe"
+        preprocess = feeding.Size(**fed) if is_size else feeding.preprocess_from(fed, where=where)
     return open_extractor(
         name,
         weights=weights or recipe.get("weights"),

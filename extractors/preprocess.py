@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from reid_index.reading import read_json, shown
 
 from .extractor import Crop
 
-_FILTERS = {
+FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+"""Interpolation → Pillow's."""
 
 _MOST_PIXELS = 2048 * 2048
 """Pixels of a model's input: crops of persons are a hundredth of it, and a batch of 32 such takes
@@ -32,6 +33,13 @@ _LARGEST_CARD = 2**20
 
 _FIELDS = ("height", "width", "color_order", "scale", "mean", "std", "interpolation")
 _FACTS = ("dim", "l2_normalized")
+
+
+class Size(NamedTuple):
+    """Of a model's input in pixels, where all else is known."""
+
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +85,11 @@ class Preprocess:
         """uint8 (h, w, 3) RGB of any size → float32 (3, height, width), C order."""
         size = (self.width, self.height)
         if crop.shape[:2] != (self.height, self.width):
-            crop = np.asarray(Image.fromarray(crop).resize(size, _FILTERS[self.interpolation]))
+            crop = np.asarray(Image.fromarray(crop).resize(size, FILTERS[self.interpolation]))
+        return self.normalise(crop)
+
+    def normalise(self, crop: Crop) -> NDArray[np.float32]:
+        """uint8 (height, width, 3) RGB → float32 (3, height, width), C order."""
         out = np.empty((3, self.height, self.width), np.float32)
         for channel in range(3):
             source = channel if self.color_order == "RGB" else 2 - channel

@@ -10,6 +10,7 @@
     ├── BadSource (ValueError)             a list, box file or embedding file that cannot be read
     ├── BadShard (ValueError)              a folder that is not a whole shard
     ├── BadWeights (ValueError)            a model file or its preprocessing card
+    ├── TrainingFailed (ArithmeticError)   a loss that is no number
     ├── UnreadableImage (ValueError)       one picture: broken, not a picture, too large
     ├── NothingToIndex (ValueError)        a source without one readable crop
     ├── GalleryNotFound (FileNotFoundError)
@@ -70,6 +71,10 @@ class BadShard(ReidIndexError, ValueError):
 
 class BadWeights(ReidIndexError, ValueError):
     """A model file or its preprocessing card is missing, unsafe or does not fit."""
+
+
+class TrainingFailed(ReidIndexError, ArithmeticError):
+    """A training whose loss is no number any more; what it had learnt before is kept."""
 
 
 class UnreadableImage(ReidIndexError, ValueError):

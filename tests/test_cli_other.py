@@ -216,6 +216,7 @@ def test_every_command_has_a_whole_line_of_help():
                 "costs",
                 "index",
                 "inspect",
+                "train",
                 "verify",
                 "demo",
                 "extractors",

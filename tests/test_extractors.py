@@ -40,7 +40,11 @@ def test_stripes_loads_no_network_library() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {}, "no extractor 'resnet'; there are stripes, osnet, onnx, openvino$"),
+        (
+            "resnet",
+            {},
+            "no extractor 'resnet'; there are trained, checkpoint, stripes, osnet, onnx, openvino$",
+        ),
         ("external:clip", {}, "no extractor 'external:clip'"),
         ("stripes", {"weights": "a.onnx"}, "stripes takes no weights"),
         ("stripes", {"preprocess": GIVEN}, "stripes knows its own preprocessing"),
@@ -70,7 +74,8 @@ def test_each_name_opens_its_own(name: str, message: str, tmp_path: Path) -> Non
 
 
 def test_every_name_is_described() -> None:
-    assert list(DESCRIPTIONS) == ["stripes", "osnet", "onnx", "openvino"]
+    names = ["trained", "checkpoint", "stripes", "osnet", "onnx", "openvino"]
+    assert list(DESCRIPTIONS) == names
     assert open_extractor("stripes").fingerprint.name == "stripes"
 
 

@@ -29,6 +29,7 @@ ELSEWHERE = {
     ("reid_index/shard.py", "ParquetWriter"): "to a file of files.create",
     ("reid_index/shard.py", "write_table"): "by that",
     ("reid_index/vectors.py", "File"): "to a file of files.create",
+    ("extractors/training/state.py", "save"): "to memory",
     ("cli/demo.py", "mkdir"): "a folder of pictures that are drawn",
     ("cli/demo.py", "rmtree"): "the same",
     ("cli/demo.py", "shutil"): "the same",

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from extractors.backbones.osnet import OSNet, Variant, detect_variant
 from extractors.checkpoint import load_state_dict, load_strictly
-from extractors.osnet import OSNet, OSNetExtractor, Variant, detect_variant, torch_device
+from extractors.osnet import OSNetExtractor
+from extractors.torch_model import torch_device
 from reid_index.errors import BadWeights, UsageError
 from reid_index.files import sha256_file
 

@@ -1,0 +1,342 @@
+"""`reid train`: a model of one's own, from labelled crops."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .paths import PATH
+from .progress import progress_bar
+from .sources import find_source, refuse_unstorable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from extractors.pictures import Source
+    from extractors.preprocess import Preprocess
+    from extractors.systems.system import System
+    from extractors.training.train import Epoch, Training
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_BATCH = 64
+"""Crops that are embedded at once when a model is validated."""
+
+
+def _learning_options(function: Function) -> Function:
+    """Adds what decides the weights, beside the crops."""
+    share = click.FloatRange(0, 1)
+    for option in reversed(
+        [
+            click.option("--system", default="bot", show_default=True, help="bot or plain."),
+            click.option("--backbone", default="osnet_x0_25", show_default=True, metavar="NAME"),
+            click.option("--pooling", default="average", show_default=True, help="average or gem."),
+            click.option("--dim", default=512, show_default=True, help="Of vectors; 0: all."),
+            click.option("--no-neck", is_flag=True, help="bot without its BNNeck."),
+            click.option("--input-size", default="256x128", show_default=True, metavar="HxW"),
+            click.option("--epochs", default=60, show_default=True),
+            click.option("--batch", default="16x4", show_default=True, help="Persons x crops."),
+            click.option("--rate", default=3.5e-4, show_default=True, help="Of learning."),
+            click.option("--decay", default=5e-4, show_default=True, help="Of weights."),
+            click.option("--schedule", default="cosine", show_default=True, help="cosine or step."),
+            click.option("--warmup", default=5.0, show_default=True, help="Epochs."),
+            click.option(
+                "--loss", default="triplet", show_default=True, help="triplet, circle or none."
+            ),
+            click.option("--smoothing", type=share, default=0.1, show_default=True),
+            click.option("--center", default=0.0, show_default=True, help="Its weight."),
+            click.option("--erase", type=share, default=0.5, show_default=True, help="How often."),
+            click.option("--flip", type=share, default=0.5, show_default=True, help="How often."),
+            click.option("--pad", default=10, show_default=True, help="Pixels."),
+            click.option("--ema", default=0.0, show_default=True, help="0: no averaged weights."),
+            click.option(
+                "--precision",
+                default="float32",
+                show_default=True,
+                help="float32, bfloat16 or float16.",
+            ),
+            click.option("--seed", default=0, show_default=True),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+@click.command(name="train", short_help="Train a model on labelled crops.")
+@click.argument("sources", nargs=-1, required=True, type=PATH)
+@click.option("--out", required=True, type=PATH, help="The new model, NAME.safetensors.")
+@click.option(
+    "--split",
+    type=PATH,
+    help="A list (file, split): train on what it calls train, validate by its query and gallery.",
+)
+@click.option("--init", type=PATH, help="A checkpoint whose backbone to begin with.")
+@_learning_options
+@click.option("--validate-every", default=10, show_default=True, help="Epochs; with --split.")
+@click.option("--onnx", type=PATH, help="Write it as ONNX, too.")
+@click.option("--data", default=None, help="For its card: what it was trained on.")
+@click.option("--licence", default=None, help="For its card: what it may be used for.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+def command(
+    sources: tuple[Path, ...],
+    out: Path,
+    split: Path | None,
+    init: Path | None,
+    validate_every: int,
+    onnx: Path | None,
+    data: str | None,
+    licence: str | None,
+    device: str,
+    **learning: Any,
+) -> None:
+    """Train a model on the labelled crops of SOURCES, folders or lists as `reid build` takes them.
+
+    A training that was interrupted goes on behind its last epoch when it is run again; meanwhile
+    OUT.state has what it needs. Several GPUs: torchrun --nproc-per-node N --no-python reid train …
+    """
+    from extractors.torch_model import torch_device
+    from extractors.training.crops import decode, read_labelled
+    from extractors.training.train import joined, train
+    from reid_index import files
+
+    from .formats import counted
+
+    _refuse_out(out)
+    training = _training(**learning)
+    labelled = read_labelled([_source(path, split, "train") for path in sources])
+    processor = torch_device(device)
+    click.echo(
+        f"{counted(len(labelled), 'crop')} of {counted(len(labelled.persons), 'person')}, "
+        f"{labelled.lonely:,} of them with one crop only",
+        err=True,
+    )
+    state = out.with_name(f"{out.name}.state")
+    with joined(processor) as here, progress_bar(len(labelled), unit="crop") as bar:
+        crops = decode(labelled, training.preprocess, progress=bar.update)
+        bar.close()
+        validation = None
+        if split is not None and here.rank == 0:
+            validation = _Validation.read(sources, split, training.preprocess)
+        report = _Report(training.epochs, every=validate_every, validation=validation)
+        with progress_bar(training.epochs * len(labelled), unit="crop") as bar:
+            report.bar = bar
+            done = train(
+                training,
+                crops,
+                labelled.classes,
+                state=state,
+                device=processor,
+                start=lambda new: _begin(new, init),
+                after=report,
+                progress=bar.update,
+            )
+        if here.rank == 0:
+            about = {
+                "data": data,
+                "licence": licence,
+                "figures": report.figures(done.told),
+                "training": {
+                    **training.to_json(),
+                    "init": None if init is None else init.name,
+                    "crops": len(labelled),
+                    "persons": len(labelled.persons),
+                    "told": done.told,
+                    "seconds": round(sum(one["seconds"] for one in done.told), 1),
+                },
+            }
+            _write(out, training, done.system, about, onnx=onnx)
+            files.remove(state)
+
+
+def _refuse_out(out: Path) -> None:
+    from reid_index.errors import UsageError
+
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out {out}: call it NAME.safetensors")
+    if out.exists():
+        raise UsageError(f"{out} is there already: choose another --out")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"{out}: there is no folder {out.parent}; make it first")
+    refuse_unstorable(out)
+
+
+def _training(
+    *,
+    input_size: str,
+    batch: str,
+    schedule: str,
+    warmup: float,
+    loss: str,
+    smoothing: float,
+    center: float,
+    erase: float,
+    flip: float,
+    pad: int,
+    system: str,
+    backbone: str,
+    pooling: str,
+    dim: int,
+    no_neck: bool,
+    **rest: Any,
+) -> "Training":
+    from extractors.preprocess import Preprocess
+    from extractors.public import MEAN, STD
+    from extractors.systems import Plan
+    from extractors.training.augment import Augment
+    from extractors.training.losses import LossPlan
+    from extractors.training.schedule import Schedule
+    from extractors.training.train import Training
+
+    height, width = _two(input_size, "--input-size")
+    persons, crops = _two(batch, "--batch")
+    return Training(
+        plan=Plan(system=system, backbone=backbone, pooling=pooling, dim=dim, neck=not no_neck),
+        preprocess=Preprocess(height=height, width=width, scale=1 / 255, mean=MEAN, std=STD),
+        augment=Augment(erase=erase, flip=flip, pad=pad),
+        losses=LossPlan(metric=loss, smoothing=smoothing, center=center),
+        schedule=Schedule(kind=schedule, warmup=warmup),
+        persons=persons,
+        crops=crops,
+        **rest,
+    )
+
+
+def _two(text: str, option: str) -> tuple[int, int]:
+    from reid_index.errors import UsageError
+
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{option} {text!r}: two whole numbers with an x between, please")
+    return int(parts[0]), int(parts[1])
+
+
+def _source(path: Path, split: Path | None, part: str) -> "Source":
+    """The pictures of a path; of a folder that a split tells of, those of that part only."""
+    if split is not None and path.is_dir():
+        from .sides import split_pictures
+
+        return split_pictures(path, split, part)
+    return find_source([path], layout="auto", boxes=None, keep_junk=False)
+
+
+def _begin(system: "System", init: Path | None) -> None:
+    from torch import nn
+
+    from extractors.checkpoint import load_strictly
+    from extractors.public import backbone_state
+
+    if init is not None:
+        backbone = system.backbone
+        assert isinstance(backbone, nn.Module)
+        load_strictly(backbone, backbone_state(init), classifier_prefixes=(), path=init)
+
+
+def _write(
+    out: Path, training: "Training", system: "System", about: dict[str, Any], *, onnx: Path | None
+) -> None:
+    from extractors.trained import Model, write_model
+
+    write_model(out, Model(system, training.plan, training.preprocess, about))
+    click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
+    if onnx is not None:
+        from extractors.onnx_export import export_onnx
+
+        cosine = export_onnx(onnx, system, training.preprocess)
+        click.echo(f"{onnx}: cosine to the model {cosine:.6f} at least", err=True)
+
+
+# Validation and what is told of epochs
+
+
+@dataclass(frozen=True)
+class _Side:
+    crops: "NDArray[np.uint8]"
+    persons: list[str]
+    cameras: "NDArray[np.int64]"
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """Query and gallery of a split, decoded."""
+
+    query: _Side
+    gallery: _Side
+    preprocess: "Preprocess"
+
+    @classmethod
+    def read(cls, sources: Sequence[Path], split: Path, preprocess: "Preprocess") -> "_Validation":
+        import numpy as np
+
+        from extractors.training.crops import decode, read_labelled
+
+        sides = []
+        for part in ("query", "gallery"):
+            folders = [path for path in sources if path.is_dir()]
+            labelled = read_labelled([_source(path, split, part) for path in folders])
+            columns = [person.columns for _, person in labelled.people]
+            cameras = [-1 if one["camera"] is None else one["camera"] for one in columns]
+            persons = [str(one["person"]) for one in columns]
+            crops = decode(labelled, preprocess)
+            sides.append(_Side(crops, persons, np.array(cameras, np.int64)))
+        return cls(sides[0], sides[1], preprocess)
+
+    def measure(self, system: "System") -> dict[str, float]:
+        """mAP and rank-1 by cosine, as the Market protocol has it."""
+        from reid_index import evaluate_distances
+
+        vectors = [self._embed(side, system) for side in (self.query, self.gallery)]
+        found = evaluate_distances(
+            1 - vectors[0] @ vectors[1].T,
+            self.query.persons,
+            self.gallery.persons,
+            self.query.cameras,
+            self.gallery.cameras,
+        )
+        return {"mAP": round(found.mAP, 4), "rank-1": round(float(found.cmc[0]), 4)}
+
+    def _embed(self, side: _Side, system: "System") -> "NDArray[np.float32]":
+        import numpy as np
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(side.crops), _BATCH):
+                some = side.crops[start : start + _BATCH]
+                fed = np.stack([self.preprocess.normalise(crop) for crop in some])
+                found.append(system.embed(torch.from_numpy(fed)).numpy())
+        vectors = np.concatenate(found)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+        return vectors
+
+
+@dataclass
+class _Report:
+    """Tells of epochs. epochs: how many there are to be. every: so many are validated."""
+
+    epochs: int
+    every: int
+    validation: _Validation | None
+    bar: Any = None
+
+    def __call__(self, epoch: "Epoch", system: "System") -> dict[str, Any]:
+        said: dict[str, Any] = {"epoch": epoch.number}
+        said |= {name: round(value, 4) for name, value in epoch.losses.items()}
+        said["crops a second"] = round(epoch.rate, 1)
+        start = time.perf_counter()
+        if self.validation is not None and self._is_due(epoch.number):
+            said |= self.validation.measure(system)
+        said["seconds"] = round(epoch.seconds + time.perf_counter() - start, 1)
+        self.bar.clear()
+        click.echo(", ".join(f"{name} {value}" for name, value in said.items()), err=True)
+        return said
+
+    def _is_due(self, epoch: int) -> bool:
+        return epoch == self.epochs or epoch % self.every == 0
+
+    def figures(self, told: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Of the model as it is in the end."""
+        return {name: told[-1][name] for name in ("mAP", "rank-1") if name in told[-1]}

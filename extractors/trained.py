@@ -1,0 +1,142 @@
+"""Models that this project trains: weights and card in one safetensors file, and the extractor that
+runs it in PyTorch.
+
+The card is JSON in the file's metadata, under "reid-index": `plan` (what the system is made from),
+`preprocess` (how crops are fed to it), and for people `training`, `data`, `licence`, `figures`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load, save
+
+from reid_index import files
+from reid_index.errors import BadWeights, UsageError
+from reid_index.reading import parse_json, read_bytes
+
+from .checkpoint import load_strictly
+from .preprocess import Preprocess, preprocess_from, preprocess_to_json
+from .systems import Plan, make_system, plan_from
+from .systems.system import System
+from .torch_model import TorchExtractor, torch_device
+
+FORMAT = 1
+_KEY = "reid-index"
+_LARGEST = 2**32
+_FOR_PEOPLE = ("training", "data", "licence", "figures")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A system that is to be searched with, and its card. about: what the card says for people."""
+
+    system: System
+    plan: Plan
+    preprocess: Preprocess
+    about: Mapping[str, Any]
+
+
+def write_model(path: Path, model: Model) -> None:
+    """Write a model file, in one step; what only training needs is left out. The same model gives
+    the same bytes. Raises OSError."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in sorted(model.system.state_dict().items())
+        if not name.startswith("classifier.")
+    }
+    card = {
+        "format": FORMAT,
+        "plan": model.plan.to_json(),
+        "preprocess": preprocess_to_json(model.preprocess),
+        **{name: model.about[name] for name in _FOR_PEOPLE if name in model.about},
+    }
+    said = json.dumps(card, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    files.replace_file(path, save(tensors, metadata={_KEY: said}))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card of a model file. Raises BadWeights."""
+    return _card(_bytes(path), path)
+
+
+def read_model(path: Path) -> Model:
+    """A model file, its weights loaded whole or not at all. Raises BadWeights."""
+    content = _bytes(path)
+    return _model(content, path)
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise BadWeights(f"{path}: there is no such model file")
+    try:
+        return read_bytes(path, most=_LARGEST)
+    except OSError as error:
+        raise BadWeights(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise BadWeights(f"{path}: cannot be read: {error}") from None
+
+
+def _card(content: bytes, path: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file: 8 bytes say how long a JSON header is, which has it."""
+    try:
+        length = int.from_bytes(content[:8], "little")
+        header = parse_json(content[8 : 8 + length])
+        card = parse_json(header["__metadata__"][_KEY])
+        if card["format"] > FORMAT:
+            raise BadWeights(f"{path} was written by a newer reid-index; upgrade reid-index")
+        return dict(card)
+    except BadWeights:
+        raise
+    except (LookupError, TypeError, ValueError):
+        raise BadWeights(
+            f"{path} is no model of `reid train`: its metadata have no card of this project; for "
+            "others' checkpoints take the extractor checkpoint"
+        ) from None
+
+
+def _model(content: bytes, path: Path) -> Model:
+    card = _card(content, path)
+    try:
+        tensors = load(content)
+        plan = plan_from(card["plan"], where=str(path))
+        preprocess = preprocess_from(card["preprocess"], where=str(path))
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise BadWeights(f"{path}: cannot be read as a model: {error}") from None
+    try:
+        system = make_system(plan, classes=1)
+    except UsageError as error:
+        raise BadWeights(f"{path}: its card describes no system that is known: {error}") from None
+    own = {name: one for name, one in system.state_dict().items() if name.startswith("classifier.")}
+    load_strictly(system, {**tensors, **own}, classifier_prefixes=(), path=path)
+    about = {name: card[name] for name in _FOR_PEOPLE if name in card}
+    return Model(system.eval(), plan, preprocess, about)
+
+
+class TrainedExtractor(TorchExtractor):
+    """One global vector for each crop, not normalised, from a model of `reid train`.
+
+    weights: the `.safetensors` file. device: as PyTorch names it: "cpu", "cuda", "cuda:1". Raises
+    BadWeights, UsageError where the device is not to be had.
+    """
+
+    def __init__(self, weights: Path, *, device: str = "cpu") -> None:
+        processor = torch_device(device)
+        content = _bytes(weights)
+        model = _model(content, weights)
+        fingerprint = model.preprocess.fingerprint(
+            name="trained",
+            version="1",
+            weights_sha256=hashlib.sha256(content).hexdigest(),
+            pooling=model.plan.pooling,
+        )
+        super().__init__(
+            model.system.to(processor).embed,
+            device=processor,
+            preprocess=model.preprocess,
+            fingerprint=fingerprint,
+        )

@@ -1,0 +1,1 @@
+"""Training systems on labelled crops."""

@@ -1,0 +1,341 @@
+"""The training itself: epochs of batches, forward, backward, and a state after each epoch."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from reid_index.errors import TrainingFailed, UsageError
+
+from ..preprocess import Preprocess, preprocess_to_json
+from ..systems import Plan, make_system
+from ..systems.system import System
+from .augment import Augment, prepare
+from .batches import Batches
+from .losses import Losses, LossPlan
+from .schedule import Schedule
+from .state import load_state, save_state
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_AHEAD = 2
+"""Batches that are prepared while another is learnt from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """All that decides what comes out of a training, but for the crops.
+
+    persons, crops: P and K of a batch. rate: of Adam, with `decay` of the weights added to the
+    gradient. clip: the longest gradient. ema: how much of the averaged weights stays at each step,
+    0 for no average. precision: of most products, one of PRECISIONS; sums and weights are float32.
+    """
+
+    plan: Plan
+    preprocess: Preprocess
+    augment: Augment = field(default_factory=Augment)
+    losses: LossPlan = field(default_factory=LossPlan)
+    schedule: Schedule = field(default_factory=Schedule)
+    epochs: int = 60
+    persons: int = 16
+    crops: int = 4
+    rate: float = 3.5e-4
+    decay: float = 5e-4
+    clip: float = 10.0
+    ema: float = 0.0
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise UsageError(f"there is no precision {self.precision!r}; there are {known}")
+        if self.epochs < 1 or not self.rate > 0 or not 0 <= self.ema < 1 or not self.decay >= 0:
+            raise UsageError(
+                "a training has one epoch at least, a rate above 0, a decay from 0 up, and an ema "
+                "from 0 to below 1"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As cards and states have it."""
+        said = asdict(self)
+        said["preprocess"] = preprocess_to_json(self.preprocess)
+        said["schedule"]["steps"] = list(self.schedule.steps)
+        return said
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What came of one. number: from 1. losses: means by name. seconds: it took. crops: in it."""
+
+    number: int
+    losses: dict[str, float]
+    seconds: float
+    crops: int
+
+    @property
+    def rate(self) -> float:
+        """Crops a second."""
+        return self.crops / self.seconds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """system: on the CPU; with averaged weights, if there are any. told: what was said of each
+    epoch."""
+
+    system: System
+    told: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Several that train one network, as torch's launcher starts them (torchrun); 1 without it."""
+
+    rank: int
+    count: int
+
+    @classmethod
+    def here(cls) -> "Processes":
+        """By the launcher's variables."""
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        return cls(int(os.environ.get("RANK", "0")) if count > 1 else 0, count)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Be one of the launcher's processes."""
+    here = Processes.here()
+    if here.count == 1:
+        yield here
+        return
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield here
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def train(
+    training: Training,
+    crops: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    *,
+    state: Path | None,
+    device: torch.device,
+    start: Callable[[System], object] = lambda _system: None,
+    after: Callable[[Epoch, System], Mapping[str, Any]] = lambda _epoch, _system: {},
+    progress: Callable[[int], object] = lambda _crops: None,
+) -> Outcome:
+    """Train a system.
+
+    crops: uint8 (N, height, width, 3), RGB. classes: int64 (N,), from 0 on. state: a file that says
+    where it stopped; one that is there is gone on with. start: gets the new system first, to begin
+    from other weights. after: told of each epoch, with the system as it is then, and what it says
+    of it, JSON, is kept; of several processes only the first one's is.
+    The same seed, device and number of processes and threads give the same weights.
+
+    Raises TrainingFailed for a loss that is no number: the state before that epoch stays; what
+    `load_state` raises, and OSError where the state cannot be written.
+    """
+    run = _Run.begin(training, classes, state=state, device=device, start=start)
+    with ThreadPoolExecutor(1, "prepare") as preparer:
+        while run.epoch < training.epochs:
+            done = run.learn(crops, classes, preparer, progress)
+            if run.here.rank == 0:
+                run.told.append(dict(after(done, run.result())))
+                run.keep()
+    return Outcome(run.result(), run.told)
+
+
+@dataclass
+class _Run:
+    """A training under way. epoch: how many are done. told: of them."""
+
+    training: Training
+    batches: Batches
+    system: System
+    losses: Losses
+    wrapped: nn.Module
+    average: AveragedModel | None
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    here: Processes
+    state: Path | None
+    job: dict[str, Any]
+    epoch: int = 0
+    told: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls,
+        training: Training,
+        classes: NDArray[np.int64],
+        *,
+        state: Path | None,
+        device: torch.device,
+        start: Callable[[System], object],
+    ) -> "_Run":
+        persons = int(classes.max()) + 1
+        batches = Batches(
+            classes, persons=training.persons, crops=training.crops, seed=training.seed
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(training.seed)
+            system = make_system(training.plan, classes=persons)
+            losses = Losses(training.losses, classes=persons, dim=system.dim)
+        start(system)
+        # Laid out so, the processor's and the GPU's convolutions are fastest.
+        system = system.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        losses = losses.to(device)
+        here = Processes.here()
+        run = cls(
+            training=training,
+            batches=batches,
+            system=system,
+            losses=losses,
+            wrapped=DistributedDataParallel(system) if here.count > 1 else system,
+            average=_average(system, training.ema) if training.ema else None,
+            optimiser=torch.optim.Adam(
+                [one for one in (*system.parameters(), *losses.parameters()) if one.requires_grad],
+                lr=training.rate,
+                weight_decay=training.decay,
+            ),
+            scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
+            device=device,
+            here=here,
+            state=state,
+            job={**training.to_json(), "crops_in_all": len(classes), "persons_in_all": persons},
+        )
+        if state is not None and state.exists():
+            run.load(load_state(state, job=run.job))
+        return run
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "system": self.system,
+            "losses": self.losses,
+            "optimiser": self.optimiser,
+            "scaler": self.scaler,
+        }
+        return parts if self.average is None else {**parts, "average": self.average}
+
+    def keep(self) -> None:
+        if self.state is not None:
+            parts = {name: part.state_dict() for name, part in self._parts().items()}
+            save_state(
+                self.state, job=self.job, epoch=self.epoch, parts={**parts, "told": self.told}
+            )
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.epoch, self.told = state["epoch"], list(state["told"])
+
+    def result(self) -> System:
+        """The system as it is now, or its average, in a copy that later epochs do not change."""
+        source: nn.Module = self.system if self.average is None else self.average.module
+        state = {name: one.cpu() for name, one in source.state_dict().items()}
+        with torch.random.fork_rng():
+            copy = make_system(self.training.plan, classes=len(state["classifier.weight"]))
+        copy.load_state_dict(state)
+        return copy.eval()
+
+    def learn(
+        self,
+        crops: NDArray[np.uint8],
+        classes: NDArray[np.int64],
+        preparer: ThreadPoolExecutor,
+        progress: Callable[[int], object],
+    ) -> Epoch:
+        """One epoch."""
+        batches = self.batches.epoch(self.epoch)
+        batches = batches[: len(batches) - len(batches) % self.here.count]
+        mine = batches[self.here.rank :: self.here.count]
+        begin = time.perf_counter()
+        sums: dict[str, float] = {}
+        self.wrapped.train()
+        with torch.random.fork_rng():
+            torch.manual_seed(hash((self.training.seed, self.epoch, self.here.rank)) % 2**63)
+            for number, (chosen, images) in enumerate(self._prepared(crops, mine, preparer)):
+                done = self.epoch + number / len(mine)
+                parts = self._step(images, torch.from_numpy(classes[chosen]), done)
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                progress(len(chosen))
+        self.epoch += 1
+        means = {name: value / len(mine) for name, value in sums.items()}
+        seconds = time.perf_counter() - begin
+        return Epoch(self.epoch, means, seconds, sum(map(len, mine)))
+
+    def _step(self, images: Tensor, classes: Tensor, epoch: float) -> dict[str, float]:
+        """Learn from one batch; its losses by name."""
+        training = self.training
+        factor = training.schedule.factor(epoch, epochs=training.epochs)
+        for group in self.optimiser.param_groups:
+            group["lr"] = training.rate * factor
+        images = images.to(self.device, memory_format=torch.channels_last)
+        kind = PRECISIONS[training.precision]
+        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+            out = self.wrapped(images)
+        loss, parts = self.losses(out, classes.to(self.device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            kept = "" if self.state is None else f"; {self.state} has the state before that epoch"
+            raise TrainingFailed(
+                f"the loss is {value} in epoch {self.epoch + 1}{kept}: give a smaller --rate, a "
+                "longer --warmup, or float32"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.system.parameters(), training.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.system)
+        return {name: float(part.detach()) for name, part in parts.items()}
+
+    def _prepared(
+        self,
+        crops: NDArray[np.uint8],
+        batches: list[NDArray[np.int64]],
+        preparer: ThreadPoolExecutor,
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Batches, changed at random, ahead of time; the same for the same seed."""
+
+        def make(number: int) -> Tensor:
+            rng = np.random.default_rng(
+                (self.training.seed, self.epoch, number * self.here.count + self.here.rank)
+            )
+            made = prepare(
+                crops[batches[number]], self.training.augment, self.training.preprocess, rng
+            )
+            return torch.from_numpy(made)
+
+        waiting: list[Future[Tensor]] = []
+        for number in range(min(_AHEAD, len(batches))):
+            waiting.append(preparer.submit(make, number))
+        for number, chosen in enumerate(batches):
+            images = waiting.pop(0).result()
+            if number + _AHEAD < len(batches):
+                waiting.append(preparer.submit(make, number + _AHEAD))
+            yield chosen, images
+
+
+def _average(system: System, kept: float) -> AveragedModel:
+    """The exponential moving average of weights and running statistics."""
+    update = torch.optim.swa_utils.get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]
+    return AveragedModel(system, multi_avg_fn=update, use_buffers=True)
