@@ -1,0 +1,76 @@
+"""The benchmark of training: every variant is trained by every seed, and compared by seed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from training_world import write_people
+
+from benchmarks.training import _table, main, variants, whole
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = write_people(tmp_path / "crops", range(1, 23), crops=4)
+    rows = ["file,split"]
+    for path in sorted(folder.iterdir()):
+        held_out = "query" if "_c1" in path.name else "gallery"
+        rows.append(f"{path.name},{held_out if int(path.name[:4]) > 18 else 'train'}")
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+def asked(place: Path, *words: str) -> str:
+    command = [words[0], str(place / "crops"), "--split", str(place / "split.csv"), *words[1:]]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    result = CliRunner().invoke(main, [*command, "--out", str(place / "raw.json")])
+    torch.set_num_threads(before)
+    assert result.exception is None, result.output
+    return result.output
+
+
+def test_each_ingredient_is_left_out_by_each_seed(place: Path) -> None:
+    told = asked(place, "ablate", "--epochs", "1", "--seeds", "1", "--backbone", "resnet18_x0_125")
+    raw = json.loads((place / "raw.json").read_text())
+    names = list(variants(whole("resnet18_x0_125", epochs=1)))
+    assert [run["name"] for run in raw["runs"]] == names
+    assert all(0 < run["mAP"] <= 1 for run in raw["runs"])
+    assert [line.split(" | ")[0] for line in told.splitlines()[-len(names) :]] == [
+        f"| {name}" for name in names
+    ]
+
+
+def test_variants_differ_from_the_whole_in_one_thing() -> None:
+    every = variants(whole("resnet18_x0_125", epochs=8))
+    base = every.pop("whole").to_json()
+    for name, training in every.items():
+        said = training.to_json()
+        changed = {
+            (part, key)
+            for part in said
+            for key in (said[part] if isinstance(said[part], dict) else [""])
+            if (said[part][key] if key else said[part]) != (base[part][key] if key else base[part])
+        }
+        assert len(changed) == 1, name
+
+
+def test_differences_are_taken_by_seed() -> None:
+    runs = [
+        {"name": name, "seed": seed, "mAP": value, "rank-1": 0.5}
+        for name, values in {"whole": (0.1, 0.5), "less": (0.05, 0.55)}.items()
+        for seed, value in enumerate(values)
+    ]
+    assert list(_table(runs))[-1] == (
+        "| less | 30.0 (5.0 … 55.0) | 50.0 (50.0 … 50.0) | +0.0 (-5.0 … +5.0) |"
+    )
+
+
+def test_training_is_timed_beside_its_network(place: Path) -> None:
+    words = ["speed", "--batches", "2", "--rounds", "2", "--backbone", "resnet18_x0_125"]
+    told = asked(place, *words)
+    raw = json.loads((place / "raw.json").read_text())
+    assert [len(some) for some in raw["rates"].values()] == [2, 2]
+    assert "training ÷ alone: " in told
