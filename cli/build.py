@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--extractor",
     default=None,
     metavar="NAME",
-    help="See `reid extractors`; external:NAME for vectors made elsewhere [default: stripes]",
+    help="See `reid extractors`; external:NAME for vectors made elsewhere [default: trained]",
 )
 @click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
@@ -103,11 +103,13 @@ def command(
         )
     else:
         refuse_needless("building from pictures", items=items)
+        from extractors import DEFAULT
+
         rows = _from_pictures(
             sources,
             out,
             look={"layout": layout, "boxes": boxes, "keep_junk": keep_junk},
-            extractor=extractor or "stripes",
+            extractor=extractor or DEFAULT,
             weights=weights,
             device=device,
             metric=metric or "cosine",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from extractors import open_extractor
+from extractors import DEFAULT, open_extractor
 from extractors.pictures import Source
 from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
@@ -192,7 +192,7 @@ def _extractor(question: Question, like: Side | None) -> "Extractor":
             raise UsageError("how crops are fed to a model belongs to --extractor; name it, too")
         return sides.recipe_of(like.gallery, weights=question.weights, device=question.device)
     return open_extractor(
-        question.extractor or "stripes",
+        question.extractor or DEFAULT,
         weights=question.weights,
         preprocess=question.preprocess,
         device=question.device,

@@ -77,6 +77,7 @@ def _learning_options(function: Function) -> Function:
 @click.option("--init", type=PATH, help="A checkpoint whose backbone to begin with.")
 @_learning_options
 @click.option("--validate-every", default=10, show_default=True, help="Epochs; with --split.")
+@click.option("--half", is_flag=True, help="Write weights in half precision: half the size.")
 @click.option("--onnx", type=PATH, help="Write it as ONNX, too.")
 @click.option("--data", default=None, help="For its card: what it was trained on.")
 @click.option("--licence", default=None, help="For its card: what it may be used for.")
@@ -87,6 +88,7 @@ def command(
     split: Path | None,
     init: Path | None,
     validate_every: int,
+    half: bool,
     onnx: Path | None,
     data: str | None,
     licence: str | None,
@@ -148,7 +150,7 @@ def command(
                     "seconds": round(sum(one["seconds"] for one in done.told), 1),
                 },
             }
-            _write(out, training, done.system, about, onnx=onnx)
+            _write(out, training, done.system, about, half=half, onnx=onnx)
             files.remove(state)
 
 
@@ -236,11 +238,17 @@ def _begin(system: "System", init: Path | None) -> None:
 
 
 def _write(
-    out: Path, training: "Training", system: "System", about: dict[str, Any], *, onnx: Path | None
+    out: Path,
+    training: "Training",
+    system: "System",
+    about: dict[str, Any],
+    *,
+    half: bool,
+    onnx: Path | None,
 ) -> None:
     from extractors.trained import Model, write_model
 
-    write_model(out, Model(system, training.plan, training.preprocess, about))
+    write_model(out, Model(system, training.plan, training.preprocess, about), half=half)
     click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
     if onnx is not None:
         from extractors.onnx_export import export_onnx

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess, Size
 
 DESCRIPTIONS = {
-    "trained": "a model of reid train (--weights FILE.safetensors)",
+    "trained": "a model of reid train (--weights FILE.safetensors), or the one that comes along",
     "checkpoint": "ResNets of torchreid, fast-reid, strong baseline (--weights FILE.pth)",
     "stripes": "colour and gradient histograms over horizontal stripes; needs no weights",
     "osnet": "OSNet x0.25 to x1.0, IBN and AIN, from a PyTorch checkpoint (--weights FILE.pth)",
@@ -19,6 +19,9 @@ DESCRIPTIONS = {
     "openvino": "any OpenVINO IR embedding model (--weights FILE.xml); extra: openvino",
 }
 """Name → one line on what it is. Vectors made elsewhere have extractors named external:NAME."""
+
+DEFAULT = "trained"
+"""What makes vectors where nothing is named."""
 
 _ON_GPUS = ("trained", "checkpoint", "osnet")
 
@@ -32,9 +35,9 @@ def open_extractor(
 ) -> "Extractor":
     """Make the extractor of that name.
 
-    weights: its model file; all but stripes need one. preprocess: how crops are fed to an onnx or
-    openvino model, instead of the JSON card beside it; of a checkpoint its input size, where its
-    tensors leave that open. device: "cpu" or, for those that run in PyTorch, "cuda".
+    weights: its model file; all but trained and stripes need one. preprocess: how crops are fed to
+    an onnx or openvino model, instead of the JSON card beside it; of a checkpoint its input size,
+    where its tensors leave that open. device: "cpu" or, for those that run in PyTorch, "cuda".
 
     Raises UsageError (unknown name, missing or needless weights), BadWeights, MissingExtra.
     """
@@ -55,12 +58,12 @@ def open_extractor(
         from .stripes import StripesExtractor
 
         return StripesExtractor()
-    if weights is None:
-        raise UsageError(f"the extractor {name} needs its model file: --weights FILE")
     if name == "trained":
         from .trained import TrainedExtractor
 
-        return TrainedExtractor(Path(weights), device=device)
+        return TrainedExtractor(None if weights is None else Path(weights), device=device)
+    if weights is None:
+        raise UsageError(f"the extractor {name} needs its model file: --weights FILE")
     if name == "checkpoint":
         from .public import CheckpointExtractor
 

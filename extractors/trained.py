@@ -25,6 +25,10 @@ from .systems import Plan, make_system, plan_from
 from .systems.system import System
 from .torch_model import TorchExtractor, torch_device
 
+DEFAULT = Path(__file__).with_name("default.safetensors")
+"""The model that comes with this project; its card says what it was trained on, and that it is for
+research only."""
+
 FORMAT = 1
 _KEY = "reid-index"
 _LARGEST = 2**32
@@ -41,11 +45,15 @@ class Model:
     about: Mapping[str, Any]
 
 
-def write_model(path: Path, model: Model) -> None:
+def write_model(path: Path, model: Model, *, half: bool = False) -> None:
     """Write a model file, in one step; what only training needs is left out. The same model gives
-    the same bytes. Raises OSError."""
+    the same bytes.
+
+    half: weights of convolutions and linear layers in half precision, for half the size; they are
+    computed with in single precision all the same. Raises OSError.
+    """
     tensors = {
-        name: tensor.detach().cpu().contiguous()
+        name: (tensor.half() if half and tensor.ndim > 1 else tensor).detach().cpu().contiguous()
         for name, tensor in sorted(model.system.state_dict().items())
         if not name.startswith("classifier.")
     }
@@ -120,12 +128,13 @@ def _model(content: bytes, path: Path) -> Model:
 class TrainedExtractor(TorchExtractor):
     """One global vector for each crop, not normalised, from a model of `reid train`.
 
-    weights: the `.safetensors` file. device: as PyTorch names it: "cpu", "cuda", "cuda:1". Raises
-    BadWeights, UsageError where the device is not to be had.
+    weights: the `.safetensors` file; DEFAULT where it is None. device: as PyTorch names it: "cpu",
+    "cuda", "cuda:1". Raises BadWeights, UsageError where the device is not to be had.
     """
 
-    def __init__(self, weights: Path, *, device: str = "cpu") -> None:
+    def __init__(self, weights: Path | None = None, *, device: str = "cpu") -> None:
         processor = torch_device(device)
+        weights = weights or DEFAULT
         content = _bytes(weights)
         model = _model(content, weights)
         fingerprint = model.preprocess.fingerprint(

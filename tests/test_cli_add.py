@@ -63,7 +63,7 @@ def world(tmp_path_factory):
         (folder / name).mkdir()
         for crop in some:
             crop.rename(folder / name / crop.name)
-    succeed("build", folder / "old", "--out", folder / "g")
+    succeed("build", "--extractor", "stripes", folder / "old", "--out", folder / "g")
     return folder
 
 
@@ -73,7 +73,14 @@ def make_place(world, folder):
         shutil.copytree(world / name, folder / "crops", dirs_exist_ok=True)
     # The gallery knows its pictures by their paths, so it is made from those here.
     old = sorted(path.name for path in (world / "old").iterdir())
-    succeed("build", *(folder / "crops" / name for name in old), "--out", folder / "g")
+    succeed(
+        "build",
+        "--extractor",
+        "stripes",
+        *(folder / "crops" / name for name in old),
+        "--out",
+        folder / "g",
+    )
     return folder
 
 
@@ -171,7 +178,7 @@ def test_a_picture_of_several_people_brings_those_that_are_not_there(tmp_path):
     for name, some in (("first", rows[:1]), ("all", rows)):
         (tmp_path / f"{name}.csv").write_text("\n".join(["file,x,y,w,h", *some]))
     options = [tmp_path / "full", "--boxes", tmp_path / "first.csv"]
-    succeed("build", *options, "--out", tmp_path / "g")
+    succeed("build", "--extractor", "stripes", *options, "--out", tmp_path / "g")
     result = succeed("add", tmp_path / "g", tmp_path / "full", "--boxes", tmp_path / "all.csv")
     assert result.stderr == (
         f"{tmp_path}/full: left out 1: in the gallery already\n"
@@ -203,7 +210,7 @@ def test_of_a_picture_of_several_people_only_the_erased_stay_out(tmp_path, kind)
         return [tmp_path / "full", "--boxes", path] if kind == "boxes" else [path]
 
     g, receipt = tmp_path / "g", tmp_path / "receipt.json"
-    succeed("build", *source("two", boxes[:2]), "--out", g)
+    succeed("build", "--extractor", "stripes", *source("two", boxes[:2]), "--out", g)
     succeed("delete", g, "--item", 1, "--receipt", receipt)
     every = source("all", boxes)
     result = succeed("add", g, *every, "--except-erased", receipt)
@@ -222,7 +229,7 @@ def test_of_a_picture_of_several_people_only_the_erased_stay_out(tmp_path, kind)
 def test_metric_and_dtype_are_the_gallerys(world, tmp_path):
     g = tmp_path / "g"
     how = ["--metric", "euclidean", "--dtype", "float16"]
-    succeed("build", world / "old", "--out", g, *how)
+    succeed("build", "--extractor", "stripes", world / "old", "--out", g, *how)
     succeed("add", g, world / "new")
     with Gallery.open(g) as gallery:
         assert {block.dtype.name for block in gallery.blocks} == {"float16"}

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -60,6 +61,9 @@ def out(tmp_path):
 
 def built(*sources, out, **options):
     named = [f"--{name}={value}" for name, value in options.items()]
+    is_other = any((Path(source) / "shard.json").exists() for source in sources)
+    if not is_other and "extractor" not in options:
+        named += ["--extractor", "stripes"]
     succeed("build", *sources, "--out", out, *named)
     assert not out.with_name(f"{out.name}.building").exists()
     return Gallery.open(out)
@@ -83,7 +87,7 @@ def people_of(names):
 
 
 def test_a_market_style_folder_gives_the_vectors_of_the_files_and_what_their_names_say(crops, out):
-    result = succeed("build", crops, "--out", out)
+    result = succeed("build", "--extractor", "stripes", crops, "--out", out)
     assert (result.stdout, result.stderr) == ("", f"{out}: 18 items\n")
     gallery = Gallery.open(out)
     names = sorted(path.name for path in crops.iterdir())
@@ -101,7 +105,7 @@ def test_other_names_tell_nothing_and_folders_are_searched_in_depth(crops, tmp_p
         (tmp_path / "in" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, tmp_path / "in" / path)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
-    result = succeed("build", tmp_path / "in", "--out", out)
+    result = succeed("build", "--extractor", "stripes", tmp_path / "in", "--out", out)
     assert "left out 1: no picture by its name" in result.stderr
     gallery = Gallery.open(out)
     assert sorted(column(gallery, "source")) == ["a/b/one.jpg", "two.jpg"]
@@ -135,13 +139,21 @@ def test_junk_is_left_out_unless_kept_and_a_distractor_is_nobody(crops, tmp_path
     (tmp_path / "in").mkdir()
     for name, source in zip(names, sorted(crops.iterdir())[:3], strict=True):
         shutil.copy(source, tmp_path / "in" / name)
-    result = succeed("build", tmp_path / "in", "--out", out)
+    result = succeed("build", "--extractor", "stripes", tmp_path / "in", "--out", out)
     assert "left out 1: junk (person -1)" in result.stderr
     gallery = Gallery.open(out)
     assert column(gallery, "source") == names[1:]
     assert column(gallery, "person") == [None, "0007"]
     assert column(gallery, "role") == ["distractor", None]
-    succeed("build", tmp_path / "in", "--out", tmp_path / "kept", "--keep-junk")
+    succeed(
+        "build",
+        "--extractor",
+        "stripes",
+        tmp_path / "in",
+        "--out",
+        tmp_path / "kept",
+        "--keep-junk",
+    )
     assert column(Gallery.open(tmp_path / "kept"), "role") == ["junk", "distractor", None]
 
 
@@ -292,7 +304,8 @@ def small_parts(monkeypatch):
 
 def script(second, *arguments):
     """A build in a process of its own that does something before it writes its second part."""
-    command = [REID[0], "-c", SCRIPT.format(second=second), "build", *map(str, arguments)]
+    command = [REID[0], "-c", SCRIPT.format(second=second), "build"]
+    command += ["--extractor", "stripes", *map(str, arguments)]
     return partial(subprocess.Popen, command, env=ENVIRONMENT, text=True)
 
 
@@ -309,7 +322,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(crops, t
     assert not out.exists()
     assert (left / "parts" / "part-000001" / "vectors.h5").exists()
     (left / "parts" / "part-000002.tmp").write_text("a file that a run left behind")
-    result = succeed("build", crops, "--out", out)
+    result = succeed("build", "--extractor", "stripes", crops, "--out", out)
     assert result.stderr == f"4 crops were there from an earlier run\n{out}: 18 items\n"
     assert not left.exists()
     assert_same_galleries(Gallery.open(out), whole)
@@ -324,9 +337,14 @@ def test_pictures_that_changed_since_the_interruption_are_read_again(
     first, second, *_ = sorted(folder.iterdir())
     with monkeypatch.context() as patch:
         patch.setattr(extractors.harvest, "write_shard", fail_at_call(2, KeyboardInterrupt))
-        assert run("build", folder, "--out", out, "--batch-size", "4").exit_code == 1
+        assert (
+            run(
+                "build", "--extractor", "stripes", folder, "--out", out, "--batch-size", "4"
+            ).exit_code
+            == 1
+        )
     shutil.copy(second, first)
-    result = succeed("build", folder, "--out", out, "--batch-size", "4")
+    result = succeed("build", "--extractor", "stripes", folder, "--out", out, "--batch-size", "4")
     assert result.stderr == f"{out}: 18 items\n"
     found = all_vectors(Gallery.open(out))
     np.testing.assert_array_equal(found[0], found[1])
@@ -350,7 +368,7 @@ def fail_at_call(number, error):
 def test_a_failed_build_keeps_only_finished_parts(crops, tmp_path, out, monkeypatch, call, left):
     error = OSError(28, "No space left on device", "part")
     monkeypatch.setattr(extractors.harvest, "write_shard", fail_at_call(call, error))
-    result = run("build", crops, "--out", out, "--batch-size", "4")
+    result = run("build", "--extractor", "stripes", crops, "--out", out, "--batch-size", "4")
     assert_refused(result, code=1, text="part: No space left on device")
     assert not out.exists()
     kept = sorted(path.name for path in (tmp_path / "g.building" / "parts").glob("*"))
@@ -364,9 +382,9 @@ def test_an_unfinished_build_with_another_metric_is_not_gone_on_with(
 ):
     with monkeypatch.context() as patch:
         patch.setattr(extractors.harvest, "write_shard", fail_at_call(2, OSError("full")))
-        run("build", crops, "--out", out, "--batch-size", "4")
+        run("build", "--extractor", "stripes", crops, "--out", out, "--batch-size", "4")
     before = tree(tmp_path)
-    result = run("build", crops, "--out", out, "--metric", "euclidean")
+    result = run("build", "--extractor", "stripes", crops, "--out", out, "--metric", "euclidean")
     assert_refused(result, code=2, text="holds an unfinished run with another metric")
     assert tree(tmp_path) == before
 
@@ -376,7 +394,7 @@ def test_two_builds_into_one_folder_do_not_meet(crops, tmp_path, out):
     with script(PAUSE, crops, "--out", out, "--batch-size", 4)(**pipes) as first:
         assert first.stdout.readline() == "writing\n"
         before = tree(tmp_path)
-        result = run("build", crops, "--out", out)
+        result = run("build", "--extractor", "stripes", crops, "--out", out)
         assert_refused(result, code=1, text="another process is writing to it; wait until it has")
         assert tree(tmp_path) == before
         first.stdin.close()
@@ -389,8 +407,12 @@ def test_a_taken_folder_is_refused_and_not_touched(crops, tmp_path, out):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("mine")
     before = tree(tmp_path)
-    assert_refused(run("build", crops, "--out", out), code=1, text="g is a gallery already")
-    again = run("build", crops, "--out", tmp_path / "taken")
+    assert_refused(
+        run("build", "--extractor", "stripes", crops, "--out", out),
+        code=1,
+        text="g is a gallery already",
+    )
+    again = run("build", "--extractor", "stripes", crops, "--out", tmp_path / "taken")
     assert_refused(again, code=1, text="exists and is not an empty folder; choose another --out")
     assert tree(tmp_path) == before
 
@@ -401,7 +423,7 @@ def test_an_empty_folder_is_taken(crops, out):
 
 
 def test_a_real_process_says_the_same_and_ends_with_the_code(crops, out):
-    command = [*REID, "build", crops, "--out", out]
+    command = [*REID, "build", "--extractor", "stripes", crops, "--out", out]
     first, second = (
         subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True) for _ in range(2)
     )
@@ -478,7 +500,7 @@ def test_a_folder_of_somebody_else_is_not_taken_for_the_build(crops, tmp_path):
     other = tmp_path / "g.building"
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
-    result = run("build", crops, "--out", tmp_path / "g")
+    result = run("build", "--extractor", "stripes", crops, "--out", tmp_path / "g")
     assert_refused(result, code=1, text="g.building is needed for building and holds something")
     assert (other / "thesis.txt").read_text() == "mine"
 
@@ -486,16 +508,22 @@ def test_a_folder_of_somebody_else_is_not_taken_for_the_build(crops, tmp_path):
 def test_an_out_that_no_folder_can_become_is_refused_at_once(crops, tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    result = run("build", crops, "--out", tmp_path / "link")
+    result = run("build", "--extractor", "stripes", crops, "--out", tmp_path / "link")
     assert_refused(result, code=1, text="link is a link, a mount point or the working folder")
     monkeypatch.chdir(tmp_path / "real")
-    assert_refused(run("build", crops, "--out", "."), code=1, text="the working folder")
+    assert_refused(
+        run("build", "--extractor", "stripes", crops, "--out", "."),
+        code=1,
+        text="the working folder",
+    )
     assert list((tmp_path / "real").iterdir()) == []
 
 
 def test_many_skipped_pictures_do_not_flood_the_terminal(tmp_path):
     for number in range(30):
         (tmp_path / f"{number:02d}.jpg").write_bytes(b"")
-    lines = run("build", tmp_path, "--out", tmp_path / "g").stderr.splitlines()
+    lines = run(
+        "build", "--extractor", "stripes", tmp_path, "--out", tmp_path / "g"
+    ).stderr.splitlines()
     assert sum(line.startswith("skipped: /") for line in lines) == 20
     assert lines[20:22] == ["skipped: more are counted, not listed", "30 of 30 were skipped"]

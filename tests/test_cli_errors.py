@@ -25,7 +25,7 @@ def place(tmp_path_factory):
     """`crops` of drawn people, the gallery `g` of them, and everything bad beside."""
     folder = tmp_path_factory.mktemp("place")
     draw_world(folder / "crops", people=3, cameras=2, crops_per_camera=2, seed=1)
-    succeed("build", folder / "crops", "--out", folder / "g")
+    succeed("build", "--extractor", "stripes", folder / "crops", "--out", folder / "g")
     (folder / "empty").mkdir()
     (folder / "unreadable").mkdir()
     bad_pictures(folder / "unreadable")
@@ -139,14 +139,16 @@ BAD_INPUT = [
     ("build crops --out empty.npy", 1, "exists and is not an empty folder"),
     ("build crops --out empty.npy/new", 1, "Not a directory"),
     # Extractors
-    ("build crops --out new --extractor sift", 2, "there are stripes, osnet, onnx, openvino"),
+    ("build crops --out new --extractor sift", 2, "there are trained, checkpoint, stripes, osnet"),
     ("build crops --out new --extractor onnx", 2, "needs its model file: --weights FILE"),
-    ("build crops --out new --weights x.pth", 2, "the extractor stripes takes no weights"),
+    ("build crops --out new --weights x.pth", 1, "x.pth: there is no such model file"),
+    ("build crops --out new --extractor stripes --weights x", 2, "stripes takes no weights"),
     ("build crops --out new --extractor onnx --weights no.onnx", 1, "no such model file"),
     ("build crops --out new --extractor onnx --weights bare.onnx", 1, "bare.json"),
     ("build crops --out new --extractor onnx --weights broken.onnx", 1, "not a model that onnx"),
     ("build crops --out new --extractor osnet --weights no.pth", 1, "no.pth"),
-    ("build crops --out new --device cuda", 2, "stripes runs on the CPU only, not on 'cuda'"),
+    ("build crops --out new --device cuda:9", 2, "device 'cuda:9' is not to be had"),
+    ("build crops --out new --extractor stripes --device cuda", 2, "stripes runs on the CPU only"),
     ("build crops --out new --extractor onnx --weights bare.onnx --scale 1", 2, "--input-size"),
     # Vectors and shards
     ("build two.npy --out new", 2, "--extractor external:NAME"),
@@ -218,7 +220,7 @@ def test_bad_input_gets_one_line_and_its_code_and_changes_nothing(
 def before(place):
     """Makes a gallery of the vectors (1, 2) and (3, 4); the files as they then are."""
     arguments = ["--extractor", "external:x", "--out", place / "plane"]
-    succeed("build", place / "two.npy", *arguments)
+    succeed("build", "--extractor", "stripes", place / "two.npy", *arguments)
     return tree(place)
 
 
@@ -244,7 +246,7 @@ def test_a_bad_where_shows_the_place(place, where, text, caret):
 
 
 def test_a_folder_without_one_readable_picture_lists_them_and_leaves_nothing(place, tmp_path):
-    result = run("build", place / "unreadable", "--out", tmp_path / "new")
+    result = run("build", "--extractor", "stripes", place / "unreadable", "--out", tmp_path / "new")
     assert (result.exit_code, result.stdout) == (1, "")
     *skipped, count, last = result.stderr.splitlines()
     for line, expected in zip(skipped, SKIPPED, strict=True):
@@ -292,7 +294,7 @@ def test_odd_pictures_are_read_and_bad_ones_among_them_skipped(tmp_path):
     bad_pictures(folder)
     (folder / os.fsdecode(b"z_\xff.png")).write_bytes((folder / "one.png").read_bytes())
     (folder / "z_\x1b[31m\n.png").write_bytes(b"")
-    result = succeed("build", folder, "--out", tmp_path / "g")
+    result = succeed("build", "--extractor", "stripes", folder, "--out", tmp_path / "g")
     *skipped, count, last = result.stderr.splitlines()
     assert count == "8 of 14 were skipped"
     assert last == f"{tmp_path}/g: 6 items"
@@ -308,7 +310,9 @@ def test_strict_makes_the_first_skipped_picture_fatal(tmp_path):
     (tmp_path / "in").mkdir()
     odd_pictures(tmp_path / "in")
     (tmp_path / "in" / "b.jpg").write_bytes(b"")
-    result = run("build", tmp_path / "in", "--out", tmp_path / "g", "--strict")
+    result = run(
+        "build", "--extractor", "stripes", tmp_path / "in", "--out", tmp_path / "g", "--strict"
+    )
     assert_refused(result, code=1, text="b.jpg: the file is empty")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -330,6 +334,8 @@ def test_a_path_that_is_not_utf8_is_refused_where_a_gallery_must_hold_it(place, 
     else:
         paths["out"] = odd
     before = tree(tmp_path)
-    result = run("build", paths["source"], "--out", paths["out"], *options)
+    result = run(
+        "build", "--extractor", "stripes", paths["source"], "--out", paths["out"], *options
+    )
     assert_refused(result, code=2, text="�.npy: the path is not UTF-8, so no gallery can hold it")
     assert tree(tmp_path) == before

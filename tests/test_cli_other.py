@@ -25,7 +25,7 @@ def place(tmp_path_factory):
     """A folder with `crops` of drawn people and the gallery `g` of them."""
     folder = tmp_path_factory.mktemp("place")
     draw_world(folder / "crops", people=3, cameras=2, crops_per_camera=2, seed=1)
-    succeed("build", folder / "crops", "--out", folder / "g")
+    succeed("build", "--extractor", "stripes", folder / "crops", "--out", folder / "g")
     return folder
 
 
@@ -92,7 +92,9 @@ def test_without_write_permission_a_gallery_is_read_and_a_build_refused(place, r
         assert run(*query).stdout == expected
         assert run("query", gallery, picture).exit_code == 0
         assert run("inspect", gallery).exit_code == run("verify", gallery).exit_code == 0
-        refused = [run("build", read_only / "in", "--out", read_only / "new")]
+        refused = [
+            run("build", "--extractor", "stripes", read_only / "in", "--out", read_only / "new")
+        ]
         refused.append(run(*query, "--out", read_only / "answer.csv"))
         with pytest.raises(PermissionError):
             Gallery.open(gallery).add(vector)

@@ -22,7 +22,7 @@ def world(tmp_path_factory):
     """A folder with `crops` of 4 drawn people and the gallery `g` of them."""
     folder = tmp_path_factory.mktemp("world")
     draw_world(folder / "crops", people=4, cameras=3, crops_per_camera=2, seed=1)
-    succeed("build", folder / "crops", "--out", folder / "g")
+    succeed("build", "--extractor", "stripes", folder / "crops", "--out", folder / "g")
     return folder
 
 
@@ -379,7 +379,7 @@ def test_the_sheet_knows_the_person_by_name_by_item_and_by_option(world, tmp_pat
 
 def test_the_sheet_finds_pictures_that_moved_by_root(world, tmp_path):
     shutil.copytree(world / "crops", tmp_path / "crops")
-    succeed("build", tmp_path / "crops", "--out", tmp_path / "g")
+    succeed("build", "--extractor", "stripes", tmp_path / "crops", "--out", tmp_path / "g")
     query = [tmp_path / "g", "--item", "0", "--top", "3"]
 
     def pictures(*more):

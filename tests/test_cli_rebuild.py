@@ -110,7 +110,7 @@ def assert_as_built(path, *sources, **options):
     """The gallery holds, bit for bit, what one that is built of the sources now does."""
     anew = path.with_name("anew")
     named = [f"--{name}={value}" for name, value in options.items()]
-    succeed("build", *sources, "--out", anew, *named)
+    succeed("build", "--extractor", "stripes", *sources, "--out", anew, *named)
     assert vectors_of(path) == vectors_of(anew)
     ours, theirs = Gallery.open(path), Gallery.open(anew)
     assert ours.items.equals(theirs.items)
@@ -162,7 +162,7 @@ def test_a_gallery_of_vectors_that_names_pictures_can_be_rebuilt(crops, tmp_path
     (crops / "items.csv").write_text("source\n" + "\n".join(names))
     path = tmp_path / "g"
     source = ["--items", crops / "items.csv", "--extractor", "external:x"]
-    succeed("build", crops / "vectors.npy", *source, "--out", path)
+    succeed("build", "--extractor", "stripes", crops / "vectors.npy", *source, "--out", path)
     assert rebuild(path).exit_code == 0
     assert_as_built(path, *(crops / name for name in names), layout="folder")
 
@@ -173,10 +173,10 @@ def test_real_crops_are_embedded_by_a_network(tmp_path):
     for crop in sorted(real("market1501", "bounding_box_train").glob("*.jpg"))[:400:10]:
         shutil.copy(crop, tmp_path / "in")
     path = tmp_path / "g"
-    succeed("build", tmp_path / "in", "--out", path)
+    succeed("build", "--extractor", "stripes", tmp_path / "in", "--out", path)
     onnx = ["--extractor", "onnx", "--weights", weights]
     succeed("rebuild", path, *onnx)
-    succeed("build", tmp_path / "in", "--out", tmp_path / "anew", *onnx)
+    succeed("build", "--extractor", "stripes", tmp_path / "in", "--out", tmp_path / "anew", *onnx)
     ours, theirs = Gallery.open(path), Gallery.open(tmp_path / "anew")
     np.testing.assert_allclose(ours.vectors(range(40)), theirs.vectors(range(40)), atol=1e-6)
     assert ours.items.equals(theirs.items)
@@ -312,7 +312,7 @@ def test_a_rebuild_that_was_killed_goes_on_though_the_gallery_has_changed(crops,
     assert items(path)["source"].to_pylist() == [name.name for name in names[1:-1]]
     assert items(path)["item"].to_pylist() == list(range(1, 17))
     anew = path.with_name("anew")
-    succeed("build", crops, "--out", anew)
+    succeed("build", "--extractor", "stripes", crops, "--out", anew)
     assert vectors_of(path) == vectors_of(anew)
     assert not path.with_name("g.rebuilding").exists()
 
@@ -388,7 +388,7 @@ def test_missing_pictures_are_named_and_what_is_done_is_kept(crops, path):
     assert items(path)["item"].to_pylist() == [item for item in range(18) if item != 9]
     names[9].unlink()
     anew = path.with_name("anew")
-    succeed("build", crops, "--out", anew)
+    succeed("build", "--extractor", "stripes", crops, "--out", anew)
     assert vectors_of(path) == vectors_of(anew)
 
 
@@ -401,7 +401,7 @@ def test_pictures_that_moved_are_found_by_root(crops, path):
     assert rebuild(path, "--root", moved).exit_code == 0
     assert Gallery.open(path).roots == (str(moved),)
     anew = path.with_name("anew")
-    succeed("build", moved, "--out", anew)
+    succeed("build", "--extractor", "stripes", moved, "--out", anew)
     assert vectors_of(path) == vectors_of(anew)
 
 
@@ -484,7 +484,7 @@ def test_pictures_outside_their_root_are_not_read(crops, tmp_path):
         (["--extractor", "onnx"], 2, "needs its model file: --weights FILE"),
         (["--extractor", "stripes", "--weights", "x.onnx"], 2, "takes no weights"),
         (["--extractor", "stripes", "--device", "cuda"], 2, "runs on the CPU only"),
-        (["--extractor", "stripes", "--input-size", "8x8"], 2, "needs --color-order"),
+        (["--extractor", "stripes", "--input-size", "8x8"], 2, "not take an input size alone"),
         (["--extractor", "stripes", "--strict", "--drop-missing"], 2, "clash"),
     ],
 )

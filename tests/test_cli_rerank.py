@@ -24,7 +24,9 @@ def vectors(tmp_path):
 @pytest.fixture
 def built(tmp_path, vectors):
     """A gallery of them without a graph."""
-    succeed("build", tmp_path / "v.npy", "--out", tmp_path / "g", *DEFAULTS)
+    succeed(
+        "build", "--extractor", "stripes", tmp_path / "v.npy", "--out", tmp_path / "g", *DEFAULTS
+    )
     return tmp_path / "g"
 
 
@@ -105,7 +107,9 @@ def test_a_graph_is_made_kept_and_used(built, vectors, monkeypatch):
 
 def test_building_can_make_it_at_once(tmp_path, vectors, monkeypatch):
     folder = tmp_path / "g"
-    result = succeed("build", tmp_path / "v.npy", "--out", folder, "--graph", *DEFAULTS)
+    result = succeed(
+        "build", "--extractor", "stripes", tmp_path / "v.npy", "--out", folder, "--graph", *DEFAULTS
+    )
     last = f"{folder}: neighbour graph of 40 items, k1 = 20, exact"
     assert result.stderr.splitlines()[-2:] == [f"{folder}: 40 items", last]
     assert not Gallery.open(folder).is_stale("graph")
@@ -184,7 +188,9 @@ def test_a_graph_that_cannot_be_made_leaves_the_gallery_alone(built, options, te
 
 def test_there_is_no_graph_of_an_inner_product_gallery(tmp_path, vectors):
     options = ("--metric", "inner_product", *DEFAULTS)
-    succeed("build", tmp_path / "v.npy", "--out", tmp_path / "g", *options)
+    succeed(
+        "build", "--extractor", "stripes", tmp_path / "v.npy", "--out", tmp_path / "g", *options
+    )
     text = "an inner product gallery has none"
     assert_refused(run("graph", tmp_path / "g"), code=2, text=text)
     result = run("query", tmp_path / "g", "--item", "3", "--rerank")
@@ -193,7 +199,9 @@ def test_there_is_no_graph_of_an_inner_product_gallery(tmp_path, vectors):
 
 def test_building_refuses_beforehand_what_can_have_no_graph(tmp_path, vectors):
     options = ("--metric", "inner_product", "--graph", *DEFAULTS)
-    result = run("build", tmp_path / "v.npy", "--out", tmp_path / "g", *options)
+    result = run(
+        "build", "--extractor", "stripes", tmp_path / "v.npy", "--out", tmp_path / "g", *options
+    )
     assert result.exit_code == 2
     assert "inner product" in result.stderr
     assert not (tmp_path / "g").exists()

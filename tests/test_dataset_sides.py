@@ -21,6 +21,8 @@ from extractors.onnx import OnnxExtractor
 from reid_index import Metric
 from reid_index.errors import NothingToIndex
 
+STRIPES = ("--extractor", "stripes")
+
 
 def listed(path, *rows, columns=("file", "split")):
     path.write_text("".join(",".join(row) + "\n" for row in (columns, *rows)))
@@ -115,7 +117,7 @@ def striped(folder):
 
 
 def test_a_dataset_with_itself_and_its_counts(market):
-    found, _, told = evaluated(market, market)
+    found, _, told = evaluated(market, market, *STRIPES)
     assert_figures(found, striped(market))
     assert (found["queries"], found["answerable"], found["gallery"]) == (9, 8, 15)
     lines = told.splitlines()
@@ -158,7 +160,7 @@ def test_a_dataset_is_embedded_by_the_extractor_of_the_gallery(market, tmp_path,
     # An extractor that is named is that of GALLERY and QUERIES, not of those that are fused.
     others = [tmp_path / "g2", tmp_path / "q2"]
     for folder, part in zip(others, ("bounding_box_test", "query"), strict=True):
-        succeed("build", market / part, "--out", folder)
+        succeed("build", "--extractor", "stripes", market / part, "--out", folder)
     fused = ("--with", *others, "--fuse-weights", "0,1")
     assert_figures(evaluated(market, market, *build[:4], *fused)[0], striped(market))
 
@@ -183,8 +185,8 @@ def test_folders_with_a_list_and_a_list_as_dataset(market, tmp_path):
     )
     asked, searched = ([r | {"camera": c} for r in some] for c, some in ((1, asked), (2, searched)))
     expected = figures(-described(asked) @ described(searched).T, asked, searched)
-    assert_figures(evaluated(market, market, "--split", split)[0], expected)
-    found, _, told = evaluated(split, split, "--protocol", "csv")
+    assert_figures(evaluated(market, market, "--split", split, *STRIPES)[0], expected)
+    found, _, told = evaluated(split, split, "--protocol", "csv", *STRIPES)
     assert_figures(found, expected)
     assert told.splitlines()[0] == "1 of 9 queries have no match:"
 
@@ -207,7 +209,7 @@ def test_frames_are_pooled_in_the_protocols_of_videos(tmp_path):
         )
     expected = figures(-means[0] @ means[1].T, *records)
     options = ("--protocol", "ilids-vid", "--split-number", "1")
-    found, _, told = evaluated(tmp_path, tmp_path, *options)
+    found, _, told = evaluated(tmp_path, tmp_path, *options, *STRIPES)
     assert_figures(found, expected)
     assert (found["queries"], found["gallery"]) == (4, 4)
     assert "differs: ilids-vid: 4 query tracklets, published are 150" in told.splitlines()
@@ -220,7 +222,7 @@ def test_the_report_shows_the_right_strips(market, tmp_path):
     pytest.importorskip("matplotlib")
     asked, searched = both_of(market)
     options = ("--rerank", "joint", "--k1", "3", "--k2", "2", "--report", tmp_path / "r")
-    found, rest, _ = evaluated(market, market, *options)
+    found, rest, _ = evaluated(market, market, *options, *STRIPES)
     pictures = ("cmc", "precision-recall", "histogram", "before-after")
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
         "report.html",
@@ -288,7 +290,7 @@ def test_equal_numbers_of_two_folders_are_not_equal_items(tmp_path):
     savemat(tmp_path / "info" / "tracks_test_info.mat", {"track_test_info": tracks})
     savemat(tmp_path / "info" / "query_IDX.mat", {"query_IDX": np.array([[2, 1, 4]])})
     options = ("--protocol", "mars-official", "--rerank", "joint", "--k1", "2", "--k2", "1")
-    found, _, _ = evaluated(tmp_path, tmp_path, *options, "--report", tmp_path / "r")
+    found, _, _ = evaluated(tmp_path, tmp_path, *options, *STRIPES, "--report", tmp_path / "r")
     assert (found["queries"], found["answerable"], found["gallery"]) == (3, 3, 4)
     page = parse((tmp_path / "r" / "report.html").read_text())
     cells = [element.text for element in page.elements if element.tag in ("th", "td")]

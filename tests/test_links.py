@@ -43,11 +43,13 @@ def test_a_link_that_leads_outside_is_skipped_and_told_or_fatal_with_strict(tmp_
     link = tmp_path / "in" / "c.png"
     link.symlink_to("../secret.png")
     told = outside_message(link, secret, tmp_path / "in")
-    result = succeed("build", tmp_path / "in", "--out", tmp_path / "g")
+    result = succeed("build", "--extractor", "stripes", tmp_path / "in", "--out", tmp_path / "g")
     assert f"skipped: {told}\n1 of 3 were skipped\n" in result.stderr
     with Gallery.open(tmp_path / "g") as gallery:
         assert gallery.items["source"].to_pylist() == ["a.png", "b.png"]
-    result = run("build", tmp_path / "in", "--out", tmp_path / "h", "--strict")
+    result = run(
+        "build", "--extractor", "stripes", tmp_path / "in", "--out", tmp_path / "h", "--strict"
+    )
     assert_refused(result, code=1, text=told)
 
 
