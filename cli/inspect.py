@@ -9,6 +9,7 @@ import click
 
 from .compact import processes
 from .paths import PATH
+from .sources import interrupted_runs
 
 if TYPE_CHECKING:
     from reid_index import Gallery
@@ -48,6 +49,11 @@ def _print_facts(facts: dict[str, Any]) -> None:
         facts["owed"] = f"{', '.join(facts['owed'])} (`reid compact` makes it)"
     else:
         del facts["owed"]
+    if facts["unfinished"]:
+        folders = ", ".join(facts["unfinished"])
+        facts["unfinished"] = f"{folders} (finish that run by the same command, or delete it)"
+    else:
+        del facts["unfinished"]
     click.echo(aligned([[name.replace("_", " "), _cell(value)] for name, value in facts.items()]))
     rows = [["column", "type", "known", "unknown"]]
     rows += [[c["name"], c["type"], f"{c['known']:,}", f"{c['unknown']:,}"] for c in columns]
@@ -78,6 +84,7 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
         },
         "attached": {one.kind: _attached(gallery, one) for one in manifest.attached},
         "owed": [owed.kind for owed in manifest.owed],
+        "unfinished": [str(folder) for folder in interrupted_runs(gallery.path)],
         "index": _index(gallery),
         "extractor": gallery.fingerprint.to_json(),
         "weights": manifest.recipe.get("weights"),

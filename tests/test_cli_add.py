@@ -350,6 +350,9 @@ def test_an_addition_that_was_killed_goes_on(place):
     kill("extracting", g, crops, "--batch-size", 4)
     assert tree(g) == before
     assert (place / "g.adding" / "parts" / "part-000001" / "vectors.h5").exists()
+    facts = json.loads(succeed("inspect", g, "--format", "json").stdout)
+    assert facts["unfinished"] == [str(place / "g.adding")]
+    assert "unfinished" in succeed("inspect", g).stdout
     result = succeed("add", g, crops)
     assert result.stderr == (
         f"{crops}: left out 4: in the gallery already\n"
@@ -358,6 +361,7 @@ def test_an_addition_that_was_killed_goes_on(place):
     )
     assert column(Gallery.open(g), "source") == names_in(crops)
     assert names_in(place) == ["crops", "g"]
+    assert "unfinished" not in succeed("inspect", g).stdout
 
 
 def test_shards_can_be_added_while_an_addition_of_pictures_waits(place):
