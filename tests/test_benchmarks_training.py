@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from training_world import write_people
 
+from benchmarks import models
 from benchmarks.training import _table, main, variants, whole
 
 
@@ -66,6 +67,19 @@ def test_differences_are_taken_by_seed() -> None:
     assert list(_table(runs))[-1] == (
         "| less | 30.0 (5.0 … 55.0) | 50.0 (50.0 … 50.0) | +0.0 (-5.0 … +5.0) |"
     )
+
+
+def test_models_are_compared_on_the_same_crops(place: Path) -> None:
+    words = ["trained", "stripes", "--split", str(place / "split.csv"), "--out"]
+    words += [str(place / "raw.json"), "--rounds", "2", "--crops", "6"]
+    result = CliRunner().invoke(models.main, [str(place / "crops"), *words])
+    assert result.exception is None, result.output
+    lines = result.output.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| trained", "| stripes"]
+    raw = json.loads((place / "raw.json").read_text())["models"]
+    assert [len(one["crops a second"]) for one in raw.values()] == [2, 2]
+    assert all(0 < one["mAP"] <= 1 for one in raw.values())
+    assert lines[3].startswith(f"| stripes | {raw['stripes']['mAP']:.3f} | ")
 
 
 def test_training_is_timed_beside_its_network(place: Path) -> None:

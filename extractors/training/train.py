@@ -300,6 +300,7 @@ class _Run:
             )
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self._share_gradients()
         self.scaler.unscale_(self.optimiser)
         nn.utils.clip_grad_norm_(self.system.parameters(), training.clip)
         self.scaler.step(self.optimiser)
@@ -307,6 +308,15 @@ class _Run:
         if self.average is not None:
             self.average.update_parameters(self.system)
         return {name: float(part.detach()) for name, part in parts.items()}
+
+    def _share_gradients(self) -> None:
+        """Average those of the losses' own weights, the centres, over all processes; torch does it
+        for the system's."""
+        if self.here.count > 1:
+            for one in self.losses.parameters():
+                assert one.grad is not None
+                torch.distributed.all_reduce(one.grad)
+                one.grad.div_(self.here.count)
 
     def _prepared(
         self,
