@@ -16,7 +16,7 @@ from extractors import DESCRIPTIONS, open_recipe
 from extractors.datasets import Dataset, differences, open_dataset
 from extractors.harvest import Pace, harvest
 from extractors.images import silence_pillow_warnings
-from extractors.pictures import Source, find_pictures, read_items
+from extractors.pictures import Picture, Source, find_pictures, read_items
 from extractors.tracklets import pool_tracklets
 from reid_index import Fingerprint, Gallery, Metric, open_shard
 from reid_index.errors import BadItems, BadSource, ExtractorMismatch, NothingToIndex, UsageError
@@ -229,10 +229,19 @@ def apply_split(side: Side, path: Path, part: str) -> Side:
 
 
 def split_pictures(folder: Path, path: Path, part: str) -> Source:
-    """The pictures of a folder that a list puts into `part`, junk too; see `apply_split`."""
-    files = {os.path.basename(file) for file in _part_of(path, part)["file"].to_pylist()}
+    """The pictures of a folder that a list puts into `part`, junk too: those whose path ends as one
+    of its files does, or the other way round."""
+    by_name: dict[str, list[str]] = {}
+    for file in _part_of(path, part)["file"].to_pylist():
+        by_name.setdefault(os.path.basename(file), []).append(os.path.normpath(file))
     whole = find_pictures([folder], keep_junk=True)
-    chosen = [picture for picture in whole.pictures() if picture.path.name in files]
+
+    def is_listed(picture: Picture) -> bool:
+        place = str(picture.path)
+        listed = by_name.get(picture.path.name, ())
+        return any(place == file or place.endswith(f"/{file.lstrip('/')}") for file in listed)
+
+    chosen = [picture for picture in whole.pictures() if is_listed(picture)]
     if not chosen:
         raise BadItems(f"{path}: none of its files for the split {part!r} is in {folder}")
     return replace(whole, count=len(chosen), pictures=lambda: iter(chosen))

@@ -201,8 +201,8 @@ def gallery_extractor(
     weights: where its model file is now. of: what it is for, as an error says it. Raises
     BadWeights, ExtractorMismatch, UsageError.
     """
-    from extractors import open_recipe
-    from reid_index.errors import BadWeights
+    from extractors import DEFAULT, open_recipe
+    from reid_index.errors import BadWeights, ExtractorMismatch
 
     recipe = gallery.manifest.recipe
     built_with = recipe.get("weights")
@@ -212,7 +212,15 @@ def gallery_extractor(
             "--weights FILE says where it is now"
         )
     extractor = open_recipe(recipe, weights=weights, device=device)
-    gallery.check_fingerprint(extractor.fingerprint, of=of)
+    try:
+        gallery.check_fingerprint(extractor.fingerprint, of=of)
+    except ExtractorMismatch as error:
+        if weights is None and recipe.get("weights") is None and recipe["extractor"] == DEFAULT:
+            raise ExtractorMismatch(
+                f"{error}; the model that comes along is another one now: name the former one by "
+                f"--weights, or embed anew: `reid rebuild {gallery.path} --extractor {DEFAULT}`"
+            ) from None
+        raise
     return extractor
 
 

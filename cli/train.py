@@ -59,7 +59,7 @@ def _learning_options(function: Function) -> Function:
                 show_default=True,
                 help="float32, bfloat16 or float16.",
             ),
-            click.option("--seed", default=0, show_default=True),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         ]
     ):
         function = option(function)
@@ -76,7 +76,13 @@ def _learning_options(function: Function) -> Function:
 )
 @click.option("--init", type=PATH, help="A checkpoint whose backbone to begin with.")
 @_learning_options
-@click.option("--validate-every", default=10, show_default=True, help="Epochs; with --split.")
+@click.option(
+    "--validate-every",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Epochs; with --split.",
+)
 @click.option("--half", is_flag=True, help="Write weights in half precision: half the size.")
 @click.option("--onnx", type=PATH, help="Write it as ONNX, too.")
 @click.option("--data", default=None, help="For its card: what it was trained on.")
@@ -100,17 +106,23 @@ def command(
     A training that was interrupted goes on behind its last epoch when it is run again; meanwhile
     OUT.state has what it needs. Several GPUs: torchrun --nproc-per-node N --no-python reid train …
     """
+    import torch
+
     from extractors.torch_model import torch_device
     from extractors.training.crops import decode, read_labelled
-    from extractors.training.train import joined, train
+    from extractors.training.train import joined, own_device, train
     from reid_index import files
 
     from .formats import counted
 
-    _refuse_out(out)
+    # What a trained network no longer uses decays to numbers below 1e-38, with which processors
+    # compute many times as slowly. To be said before there are threads, which take it over.
+    torch.set_flush_denormal(True)
+    _refuse_files(out, onnx)
+    _refuse_unsayable(data, licence, None if init is None else init.name)
     training = _training(**learning)
+    processor = own_device(torch_device(device))
     labelled = read_labelled([_source(path, split, "train") for path in sources])
-    processor = torch_device(device)
     click.echo(
         f"{counted(len(labelled), 'crop')} of {counted(len(labelled.persons), 'person')}, "
         f"{labelled.lonely:,} of them with one crop only",
@@ -132,6 +144,7 @@ def command(
                 labelled.classes,
                 state=state,
                 device=processor,
+                also={"init": None if init is None else files.sha256_file(init)},
                 start=lambda new: _begin(new, init),
                 after=report,
                 progress=bar.update,
@@ -154,16 +167,37 @@ def command(
             files.remove(state)
 
 
-def _refuse_out(out: Path) -> None:
+def _refuse_files(out: Path, onnx: Path | None) -> None:
+    """Before hours of training, what cannot be written after them."""
     from reid_index.errors import UsageError
 
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: call it NAME.safetensors")
-    if out.exists():
-        raise UsageError(f"{out} is there already: choose another --out")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}; make it first")
-    refuse_unstorable(out)
+    wanted = [out]
+    if onnx is not None:
+        if onnx.suffix != ".onnx":
+            raise UsageError(f"--onnx {onnx}: call it NAME.onnx")
+        from extractors.onnx_export import need_exporter
+
+        need_exporter()
+        wanted += [onnx, onnx.with_suffix(".json")]
+    for path in wanted:
+        if path.exists():
+            raise UsageError(f"{path} is there already: choose another name")
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+        refuse_unstorable(path)
+
+
+def _refuse_unsayable(*texts: str | None) -> None:
+    """What a card cannot say."""
+    from reid_index.errors import UsageError
+
+    for text in texts:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{text!r} is not UTF-8, so no card can hold it") from None
 
 
 def _training(
@@ -248,13 +282,14 @@ def _write(
 ) -> None:
     from extractors.trained import Model, write_model
 
-    write_model(out, Model(system, training.plan, training.preprocess, about), half=half)
-    click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
     if onnx is not None:
         from extractors.onnx_export import export_onnx
 
         cosine = export_onnx(onnx, system, training.preprocess)
         click.echo(f"{onnx}: cosine to the model {cosine:.6f} at least", err=True)
+    # Last: where it is there, the training has nothing left to do.
+    write_model(out, Model(system, training.plan, training.preprocess, about), half=half)
+    click.echo(f"{out}: {out.stat().st_size:,} bytes", err=True)
 
 
 # Validation and what is told of epochs
@@ -277,20 +312,24 @@ class _Validation:
 
     @classmethod
     def read(cls, sources: Sequence[Path], split: Path, preprocess: "Preprocess") -> "_Validation":
-        import numpy as np
+        from reid_index.errors import UsageError
 
-        from extractors.training.crops import decode, read_labelled
-
-        sides = []
-        for part in ("query", "gallery"):
-            folders = [path for path in sources if path.is_dir()]
-            labelled = read_labelled([_source(path, split, part) for path in folders])
-            columns = [person.columns for _, person in labelled.people]
-            cameras = [-1 if one["camera"] is None else one["camera"] for one in columns]
-            persons = [str(one["person"]) for one in columns]
-            crops = decode(labelled, preprocess)
-            sides.append(_Side(crops, persons, np.array(cameras, np.int64)))
-        return cls(sides[0], sides[1], preprocess)
+        folders = [path for path in sources if path.is_dir()]
+        if not folders:
+            raise UsageError("--split tells of folders, and none is among the sources")
+        query, gallery = (
+            _side([_source(path, split, part) for path in folders], part, preprocess)
+            for part in ("query", "gallery")
+        )
+        seen = set(zip(gallery.persons, gallery.cameras.tolist(), strict=True))
+        answers = {
+            person
+            for person, camera in zip(query.persons, query.cameras.tolist(), strict=True)
+            if any(one == person and other != camera for one, other in seen)
+        }
+        if not answers:
+            raise UsageError(f"{split}: no query's person is in its gallery from another camera")
+        return cls(query, gallery, preprocess)
 
     def measure(self, system: "System") -> dict[str, float]:
         """mAP and rank-1 by cosine, as the Market protocol has it."""
@@ -319,6 +358,28 @@ class _Validation:
         vectors = np.concatenate(found)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
         return vectors
+
+
+def _side(sources: "Sequence[Source]", part: str, preprocess: "Preprocess") -> _Side:
+    """All people but junk; a distractor is nobody whom a query asks for."""
+    import numpy as np
+
+    from extractors.training.crops import Labelled, decode
+
+    people, persons, cameras = [], [], []
+    for number, source in enumerate(sources):
+        for picture in source.pictures():
+            for person in picture.people:
+                columns = person.columns
+                label = columns.get("person")
+                if columns.get("role") == "junk" or (label is None and part == "query"):
+                    continue
+                people.append((picture, person))
+                persons.append("nobody" if label is None else f"{number} {label}")
+                camera = columns.get("camera")
+                cameras.append(-1 if camera is None else camera)
+    crops = decode(Labelled(people, np.zeros(len(people), np.int64), []), preprocess)
+    return _Side(crops, persons, np.array(cameras, np.int64))
 
 
 @dataclass

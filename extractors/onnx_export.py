@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +34,19 @@ class _Searching(nn.Module):
         return self.system.embed(crops)
 
 
+def need_exporter() -> None:
+    """Raise MissingExtra where what writes ONNX is not installed."""
+    if not all(map(find_spec, ("onnx", "onnxscript"))):
+        raise MissingExtra("onnxscript writes ONNX: pip install 'reid-index[train]'")
+
+
 def export_onnx(path: Path, system: System, preprocess: Preprocess) -> float:
     """Write NAME.onnx, for batches of any size, and NAME.json; the smallest cosine between its
     vectors and the system's, over some random crops.
 
     Raises BadWeights where that is below LEAST_COSINE: nothing is written then. MissingExtra.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise MissingExtra(
-            "ONNX is written by onnxscript: pip install 'reid-index[train]'"
-        ) from None
+    need_exporter()
     system = system.cpu().eval()
     shape = (_CROPS, 3, preprocess.height, preprocess.width)
     crops = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))

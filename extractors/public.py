@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from reid_index.errors import BadWeights
@@ -41,10 +43,10 @@ class Public:
 
 
 def read_public(path: Path, *, size: Size | None = None) -> Public:
-    """Open a checkpoint. size: height and width of its input, where its tensors leave them open.
+    """Open a checkpoint. size: of its input, which no tensor tells: 256 × 128 unless given.
 
     Raises BadWeights for one whose family or backbone is not known here, that does not fit it
-    exactly, or whose input size has to be told and is not; UsageError for one needlessly told.
+    exactly, or whose input size has to be told and is not.
     """
     state = load_state_dict(path)
     for is_such, read in _FAMILIES:
@@ -68,9 +70,7 @@ def backbone_state(path: Path) -> dict[str, Tensor]:
     project's. Raises BadWeights.
     """
     if path.suffix == ".safetensors":
-        from .trained import read_model
-
-        state: State = read_model(path).system.state_dict()
+        state: State = _safetensors(path)
     else:
         state = load_state_dict(path)
     for prefix in ("backbone.", "base."):
@@ -81,6 +81,14 @@ def backbone_state(path: Path) -> dict[str, Tensor]:
             return below
     heads = ("fc.", "classifier.", "head.", "norm.")
     return {name: one for name, one in state.items() if not name.startswith(heads)}
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    """Of a model of this project, or anybody's."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadWeights(f"{path}: cannot be read as safetensors: {error}") from None
 
 
 def _has(state: State, pattern: str) -> bool:
@@ -148,14 +156,6 @@ def _loaded(system: System, tensors: Mapping[str, Tensor], path: Path) -> System
     return system.eval()
 
 
-def _refuse_size(size: Size | None, wanted: tuple[int, int], path: Path) -> None:
-    if size is not None and size != wanted:
-        raise BadWeights(
-            f"{path}: this network is published for {wanted[0]}x{wanted[1]}, not "
-            f"{size.height}x{size.width}"
-        )
-
-
 def _is_torchreid(state: State) -> bool:
     return "conv1.weight" in state and "layer4.0.conv1.weight" in state and "fc.weight" not in state
 
@@ -173,10 +173,8 @@ def _torchreid(state: State, path: Path, size: Size | None) -> Public:
         system: System = Plain(backbone, classes=1, pooling="average", dim=dim)
     else:
         system = BoT(backbone, classes=1, pooling="average", dim=0, neck=False)
-    _refuse_size(size, (256, 128), path)
-    return Public(
-        "torchreid", _loaded(system, renamed, path), _fed((256, 128), interpolation="bilinear")
-    )
+    fed = _fed(size or Size(256, 128), interpolation="bilinear")
+    return Public("torchreid", _loaded(system, renamed, path), fed)
 
 
 def _is_imagenet(state: State) -> bool:
@@ -217,15 +215,18 @@ def _fast_reid(state: State, path: Path, size: Size | None) -> Public:
             renamed[name] = one  # which load_strictly names
     pooling = "gem" if "pool.p" in renamed else "average"
     if _has(state, r"backbone\.NL_2\."):
+        if pooling != "gem":
+            raise BadWeights(
+                f"{path}: AGW and SBS of fast-reid pool by a power that older files do not hold: "
+                "export it to ONNX there and take the extractor onnx"
+            )
         if size is None:
             raise BadWeights(
                 f"{path}: AGW and SBS of fast-reid have the same tensors and other inputs: say "
                 "--input-size 256x128 for AGW, 384x128 for SBS"
             )
-    else:
-        _refuse_size(size, (256, 128), path)
     system = BoT(backbone, classes=1, pooling=pooling, dim=dim, neck=True)
-    fed = _fed(size or (256, 128), interpolation="bicubic")
+    fed = _fed(size or Size(256, 128), interpolation="bicubic")
     return Public("fast-reid", _loaded(system, renamed, path), fed)
 
 
@@ -244,13 +245,9 @@ def _strong_baseline(state: State, path: Path, size: Size | None) -> Public:
     stem = Stem(relu=is_ibn, pool="padded")
     backbone = _resnet(state, "base.", stem=stem, last_stride=1, path=path)
     renamed = {re.sub(r"^base\.", "backbone.", name): one for name, one in state.items()}
-    _refuse_size(size, (256, 128), path)
     system = BoT(backbone, classes=1, pooling="average", dim=0, neck=True)
-    return Public(
-        "strong baseline",
-        _loaded(system, renamed, path),
-        _fed((256, 128), interpolation="bilinear"),
-    )
+    fed = _fed(size or Size(256, 128), interpolation="bilinear")
+    return Public("strong baseline", _loaded(system, renamed, path), fed)
 
 
 _Reader = Callable[[State, Path, Size | None], Public]

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reid_index.errors import UsageError
+from reid_index.errors import BadWeights, UsageError
 from reid_index.fingerprint import Fingerprint
 
 from .model import ModelExtractor
@@ -27,7 +27,13 @@ class TorchExtractor(ModelExtractor):
     ) -> None:
         self._network = embed
         self._device = device
-        super().__init__(preprocess=preprocess, fingerprint=fingerprint)
+        try:
+            super().__init__(preprocess=preprocess, fingerprint=fingerprint)
+        except RuntimeError as error:
+            raise BadWeights(
+                f"the model cannot run on crops of {preprocess.height}x{preprocess.width}: "
+                f"{str(error).splitlines()[0]}"
+            ) from None
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load, save
 
 from reid_index import files
@@ -32,6 +33,7 @@ research only."""
 FORMAT = 1
 _KEY = "reid-index"
 _LARGEST = 2**32
+_KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.int64)
 _FOR_PEOPLE = ("training", "data", "licence", "figures")
 
 
@@ -95,6 +97,8 @@ def _card(content: bytes, path: Path) -> dict[str, Any]:
         length = int.from_bytes(content[:8], "little")
         header = parse_json(content[8 : 8 + length])
         card = parse_json(header["__metadata__"][_KEY])
+        if type(card["format"]) is not int or card["format"] < 1:
+            raise ValueError
         if card["format"] > FORMAT:
             raise BadWeights(f"{path} was written by a newer reid-index; upgrade reid-index")
         return dict(card)
@@ -110,15 +114,20 @@ def _card(content: bytes, path: Path) -> dict[str, Any]:
 def _model(content: bytes, path: Path) -> Model:
     card = _card(content, path)
     try:
-        tensors = load(content)
         plan = plan_from(card["plan"], where=str(path))
         preprocess = preprocess_from(card["preprocess"], where=str(path))
+        tensors = load(content)
+    except BadWeights:
+        raise
     except (safetensors.SafetensorError, LookupError, TypeError, ValueError) as error:
         raise BadWeights(f"{path}: cannot be read as a model: {error}") from None
     try:
         system = make_system(plan, classes=1)
     except UsageError as error:
         raise BadWeights(f"{path}: its card describes no system that is known: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _KINDS or not torch.isfinite(tensor).all():
+            raise BadWeights(f"{path}: {name} is {tensor.dtype} or holds NaN or Inf")
     own = {name: one for name, one in system.state_dict().items() if name.startswith("classifier.")}
     load_strictly(system, {**tensors, **own}, classifier_prefixes=(), path=path)
     about = {name: card[name] for name in _FOR_PEOPLE if name in card}

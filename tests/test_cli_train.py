@@ -29,6 +29,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         held_out = "query" if camera == "1" else "gallery"
         rows.append(f"{path.name},{held_out if person > 10 else 'train'}")
     (folder / "split.csv").write_text("\n".join(rows))
+    # The same camera on both sides.
+    one, other = "_c1s1_000002_01.png,query", "_c1s1_000002_01.png,gallery"
+    apart = [row.replace("gallery", "train").replace(one, other) for row in rows]
+    (folder / "apart.csv").write_text("\n".join(apart))
     return folder
 
 
@@ -48,8 +52,8 @@ def test_a_model_comes_of_it_and_a_card(place: Path, trained) -> None:
         True
     ] * 4
     assert ["mAP" in line for line in lines[1:5]] == [False, True, False, True]
-    assert re.fullmatch(r"m\.safetensors: [0-9,]+ bytes", lines[5])
-    assert re.fullmatch(r"m\.onnx: cosine to the model (1\.0+|0\.9999\d+) at least", lines[6])
+    assert re.fullmatch(r"m\.onnx: cosine to the model (1\.0+|0\.9999\d+) at least", lines[5])
+    assert re.fullmatch(r"m\.safetensors: [0-9,]+ bytes", lines[6])
     card = read_card(place / "m.safetensors")
     assert (card["data"], card["licence"]) == ("drawn", "free")
     assert card["figures"].keys() == {"mAP", "rank-1"}
@@ -57,7 +61,7 @@ def test_a_model_comes_of_it_and_a_card(place: Path, trained) -> None:
     assert [one["epoch"] for one in card["training"]["told"]] == [1, 2, 3, 4]
     assert card["training"]["seed"] == 0
     assert sorted(path.name for path in place.iterdir()) == [
-        *("crops", "m.json", "m.onnx", "m.safetensors", "split.csv")
+        *("apart.csv", "crops", "m.json", "m.onnx", "m.safetensors", "split.csv")
     ]
 
 
@@ -114,6 +118,30 @@ def test_an_interrupted_training_goes_on(place: Path, trained, tmp_path: Path, m
     assert [one["epoch"] for one in other.about["training"]["told"]] == [1, 2, 3, 4]
 
 
+def test_distractors_and_lonely_people_are_searched_when_validating(
+    place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """As `reid evaluate` does: one crop of each person on each side, and people whom nobody asks
+    for. A folder that two parts name alike is told apart by its path."""
+    monkeypatch.chdir(tmp_path)
+    write_people(tmp_path / "crops/a", range(1, 9), crops=4)
+    write_people(tmp_path / "crops/b", range(1, 7), crops=2)
+    for number, path in enumerate(sorted((tmp_path / "crops/b").iterdir())[:4]):
+        path.rename(path.with_name(f"0000_c2s1_{number:06d}_01.png"))
+    rows = ["file,split", *(f"a/{path.name},train" for path in (tmp_path / "crops/a").iterdir())]
+    for path in sorted((tmp_path / "crops/b").iterdir()):
+        side = "query" if "_c1" in path.name else "gallery"
+        rows.append(f"b/{path.name},{side}")
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    words = f"train crops --split split.csv --out m.safetensors {SMALL}".split()
+    assert succeed(*words).stderr.startswith("32 crops of 8 persons")
+    succeed("build", "crops", "--out", "g", "--extractor", "trained", "--weights", "m.safetensors")
+    found = succeed("evaluate", "g", "g", "--split", "split.csv", "--format", "json").stdout
+    figures = read_card(tmp_path / "m.safetensors")["figures"]
+    assert json.loads(found)["mAP"] == pytest.approx(figures["mAP"], abs=2e-3)
+    assert json.loads(found)["gallery"] == 8
+
+
 def test_it_can_begin_from_a_model(place: Path, trained, tmp_path: Path) -> None:
     words = [*SMALL.split(), "--init", place / "m.safetensors", "--out", tmp_path / "n.safetensors"]
     succeed("train", place / "crops", *words, "--epochs", "1", "--rate", "1e-12")
@@ -129,6 +157,12 @@ def test_it_can_begin_from_a_model(place: Path, trained, tmp_path: Path) -> None
         ("--out m.pth", 2, "call it NAME.safetensors"),
         ("--out m.safetensors", 2, "is there already"),
         ("--out no/n.safetensors", 2, "there is no folder no"),
+        ("--out n.safetensors --onnx no/n.onnx", 2, "there is no folder no"),
+        ("--out n.safetensors --onnx m.onnx", 2, "m.onnx is there already"),
+        ("--out n.safetensors --onnx n.json", 2, "call it NAME.onnx"),
+        ("--out n.safetensors --data \udcff", 2, "is not UTF-8"),
+        ("--out n.safetensors --split apart.csv", 2, "no query's person is in its gallery from"),
+        ("--out n.safetensors --input-size 2x2 --backbone osnet_x0_25", 2, "2x2 are too small"),
         ("--out n.safetensors --batch 4", 2, "--batch '4': two whole numbers with an x between"),
         ("--out n.safetensors --input-size 64", 2, "--input-size '64'"),
         (

@@ -23,6 +23,8 @@ from reid_index.errors import BadWeights
 
 Shapes = dict[str, tuple[int, ...]]
 LAYERS = (3, 4, 6, 3)
+DEEP = (3, 4, 23, 3)
+"""Of ResNet-101, which fast-reid gives two and nine non-local blocks."""
 
 
 def norm(name: str, channels: int) -> Shapes:
@@ -32,11 +34,18 @@ def norm(name: str, channels: int) -> Shapes:
     return {**four, f"{name}.num_batches_tracked": ()}
 
 
-def resnet50(prefix: str, *, ibn: bool = False, non_local: bool = False) -> Shapes:
-    """Names and shapes of its tensors, without the classifier."""
+def resnet50(
+    prefix: str,
+    *,
+    ibn: bool = False,
+    non_local: bool = False,
+    layers: tuple[int, ...] = LAYERS,
+    third: int = 3,
+) -> Shapes:
+    """Names and shapes of its tensors, without the classifier. third: layer3's non-local blocks."""
     found: Shapes = {"conv1.weight": (64, 3, 7, 7), **norm("bn1", 64)}
     inputs = 64
-    for layer, blocks in enumerate(LAYERS, start=1):
+    for layer, blocks in enumerate(layers, start=1):
         plane = 64 * 2 ** (layer - 1)
         for block in range(blocks):
             name = f"layer{layer}.{block}"
@@ -55,7 +64,7 @@ def resnet50(prefix: str, *, ibn: bool = False, non_local: bool = False) -> Shap
                 found[f"{name}.downsample.0.weight"] = (4 * plane, inputs, 1, 1)
                 found |= norm(f"{name}.downsample.1", 4 * plane)
             inputs = 4 * plane
-        for place in range({2: 2, 3: 3}.get(layer, 0) if non_local else 0):
+        for place in range({2: 2, 3: third}.get(layer, 0) if non_local else 0):
             name = f"NL_{layer}.{place}"
             for part in ("g", "theta", "phi"):
                 found |= {f"{name}.{part}.weight": (1, inputs, 1, 1), f"{name}.{part}.bias": (1,)}
@@ -253,6 +262,16 @@ def test_vectors_are_those_of_their_own_code(name: str, files: Callable[[str], P
     assert (fed.color_order, fed.mean) == ("RGB", (0.485, 0.456, 0.406))
 
 
+def test_the_deep_networks_of_fast_reid_are_loaded_whole(tmp_path: Path) -> None:
+    shapes = resnet50("backbone.", ibn=True, non_local=True, layers=DEEP, third=9)
+    shapes |= {"heads.pool_layer.p": (1,), **norm("heads.bottleneck.0", 2048)}
+    torch.save({"model": drawn(shapes)}, tmp_path / "sbs_R101-ibn.pth")
+    public = read_public(tmp_path / "sbs_R101-ibn.pth", size=Size(384, 128))
+    assert len(public.system.backbone.NL_3) == 9
+    with torch.inference_mode():
+        assert torch.isfinite(public.system.embed(torch.zeros(1, 3, 64, 32))).all()
+
+
 def test_old_and_new_names_are_one_network(files: Callable[[str], Path]) -> None:
     """Without the renaming, vectors would come from in front of the BNNeck."""
     old, new = (
@@ -266,8 +285,8 @@ def test_old_and_new_names_are_one_network(files: Callable[[str], Path]) -> None
 def test_an_input_size_that_tensors_leave_open_has_to_be_told(files: Callable[[str], Path]) -> None:
     with pytest.raises(BadWeights, match="say --input-size 256x128 for AGW, 384x128 for SBS"):
         read_public(files("fast-reid SBS"))
-    with pytest.raises(BadWeights, match="published for 256x128, not 384x128"):
-        read_public(files("strong baseline"), size=Size(384, 128))
+    fed = read_public(files("strong baseline"), size=Size(384, 128)).preprocess
+    assert (fed.height, fed.width) == (384, 128)
 
 
 def test_it_is_an_extractor_whose_recipe_makes_it_again(files: Callable[[str], Path]) -> None:
@@ -297,6 +316,14 @@ def test_networks_that_are_not_here_are_refused_by_name(tmp_path: Path, family: 
     torch.save({name: torch.zeros(1) for name in ELSEWHERE[family]}, path)
     with pytest.raises(BadWeights, match=f"{path} is of {family}, whose network is not here"):
         read_public(path)
+
+
+def test_a_power_that_is_not_in_the_file_is_not_guessed(tmp_path: Path) -> None:
+    shapes = dict(CHECKPOINTS["fast-reid SBS"])
+    del shapes["heads.pool_layer.p"]
+    torch.save(drawn(shapes), tmp_path / "some.pth")
+    with pytest.raises(BadWeights, match="pool by a power that older files do not hold"):
+        read_public(tmp_path / "some.pth", size=Size(384, 128))
 
 
 def test_unknown_tensors_are_refused(tmp_path: Path) -> None:

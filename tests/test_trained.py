@@ -87,6 +87,9 @@ def changed(path: Path, **card: Any) -> None:
     [
         ({"format": 2}, "written by a newer reid-index"),
         ({"plan": {"backbone": "resnet18_x0_25"}}, "does not fit BoT: .*wrong shape"),
+        ({"format": -5}, "no model of `reid train`"),
+        ({"format": True}, "no model of `reid train`"),
+        ({"plan": {"backbone": "resnet" + "9" * 5000}}, "describes no system"),
         ({"plan": {"system": "mgn"}}, "its card describes no system"),
         ({"plan": []}, "no system|cannot be read"),
         ({"preprocess": {}}, "height, width, .* missing"),
@@ -97,6 +100,30 @@ def test_a_card_that_does_not_fit_is_refused(path: Path, change: Any, words: str
     with pytest.raises(BadWeights, match=words) as raised:
         read_model(path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("spoiled", ["nan", "complex", "bool"])
+def test_weights_that_are_no_numbers_are_refused(path: Path, spoiled: str) -> None:
+    tensors, card = load_file(path), read_card(path)
+    first = tensors["backbone.conv1.weight"]
+    tensors["backbone.conv1.weight"] = {
+        "nan": first * float("nan"),
+        "complex": first.to(torch.complex64),
+        "bool": first.bool(),
+    }[spoiled]
+    save_file(tensors, path, metadata={"reid-index": json.dumps(card)})
+    with pytest.raises(BadWeights, match=r"backbone\.conv1\.weight is torch.* or holds NaN"):
+        read_model(path)
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_vectors(path: Path) -> None:
+    half = path.with_name("half.safetensors")
+    write_model(half, model(), half=True)
+    assert half.stat().st_size < 0.65 * path.stat().st_size
+    one, other = (open_extractor("trained", weights=file).extract(CROPS) for file in (path, half))
+    cosine = (one.global_ * other.global_).sum(1)
+    cosine /= np.linalg.norm(one.global_, axis=1) * np.linalg.norm(other.global_, axis=1)
+    assert cosine.min() > 0.999
 
 
 def test_files_that_are_no_models_are_refused(path: Path, tmp_path: Path) -> None:

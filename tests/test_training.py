@@ -16,6 +16,7 @@ from training_world import FED, people, small
 from extractors.systems import Plan, make_system
 from extractors.systems.system import System
 from extractors.training import train as training_module
+from extractors.training.schedule import Schedule
 from extractors.training.train import Epoch, Training, train
 from reid_index import evaluate_distances
 from reid_index.errors import BadWeights, TrainingFailed, UsageError
@@ -23,6 +24,7 @@ from reid_index.errors import BadWeights, TrainingFailed, UsageError
 REPOSITORY = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 CROPS, CLASSES = people(8, crops=4)
+TINY_INPUT = Plan(backbone="osnet_x0_25")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -149,15 +151,26 @@ def test_averaged_weights_are_between_the_steps(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(averaged.classifier.weight, expected)
 
 
-def test_weights_to_begin_with_are_taken(tmp_path: Path) -> None:
-    begun: list[NDArray[np.float32]] = []
-
+def test_weights_to_begin_with_are_taken() -> None:
     def start(system: System) -> None:
         torch.nn.init.constant_(system.backbone.conv1.weight, 0.25)
-        begun.append(weights(system)["backbone.conv1.weight"].copy())
 
-    learn(small(epochs=1, rate=1e-12), start=start)
-    assert (begun[0] == 0.25).all()
+    done = learn(small(epochs=1, rate=1e-12), start=start)
+    np.testing.assert_allclose(weights(done)["backbone.conv1.weight"], 0.25, atol=1e-6)
+
+
+def test_centres_come_to_the_middle_of_their_persons() -> None:
+    """And are not pulled to 0 by the decay of weights."""
+    training = small(epochs=12, rate=1e-9, augment=replace(small().augment, erase=0.0))
+    training = replace(training, losses=replace(training.losses, center=0.0005))
+    apart: list[float] = []
+
+    def after(epoch: Epoch, _system: System) -> dict[str, float]:
+        apart.append(epoch.losses["center"])
+        return {}
+
+    learn(training, after=after)
+    assert apart[-1] < 0.1 * apart[0]
 
 
 # What goes wrong
@@ -178,10 +191,20 @@ def test_a_loss_that_is_no_number_stops_it_and_the_last_good_state_stays(
     with monkeypatch.context() as patch:
         patch.setattr(training_module.Losses, "forward", forward)
         with pytest.raises(
-            TrainingFailed, match=r"the loss is nan in epoch 2; .*m\.state has the state"
+            TrainingFailed, match=r"the loss is nan in epoch 2: .*m\.state has the state before"
         ):
             learn(training, state)
     assert_same(learn(training, state), learn(training))
+
+
+def test_a_step_that_ruins_the_weights_is_not_kept(tmp_path: Path) -> None:
+    state = tmp_path / "m.state"
+    for epochs in (1, 2):
+        with pytest.raises(
+            TrainingFailed, match=r"is (nan|inf|no number) in epoch 1: give a small"
+        ):
+            learn(small(epochs=epochs, rate=1e35, schedule=Schedule(warmup=0)), state)
+        assert not state.exists()
 
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
@@ -189,8 +212,32 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     learn(small(epochs=1), state)
     with pytest.raises(UsageError, match="another rate, seed: say the same"):
         learn(small(epochs=1, rate=1e-3, seed=9), state)
-    with pytest.raises(UsageError, match="another crops_in_all, persons_in_all"):
-        train(small(epochs=1), CROPS[:20], CLASSES[:20], state=state, device=CPU)
+    others = CROPS[::-1].copy()
+    with pytest.raises(UsageError, match="another crops_sha256: say the same"):
+        train(small(epochs=1), others, CLASSES, state=state, device=CPU)
+    with pytest.raises(UsageError, match="another init: say the same"):
+        learn(small(epochs=1), state, also={"init": "5a"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epoch": 99}, "cannot be read as the state"),
+        ({"epoch": -1}, "cannot be read as the state"),
+        ({"epoch": 0.5}, "cannot be read as the state"),
+        ({"format": 2}, "by another version of reid-index"),
+        ({"told": 3}, "are not those of this training"),
+        ({"system": {}}, "are not those of this training"),
+        ({"optimiser": []}, "are not those of this training"),
+    ],
+)
+def test_a_damaged_state_is_refused_in_a_line(tmp_path: Path, change, words: str) -> None:
+    path = tmp_path / "m.state"
+    learn(small(epochs=1), path)
+    torch.save({**torch.load(path, weights_only=True), **change}, path)
+    with pytest.raises(BadWeights, match=words) as raised:
+        learn(small(epochs=1), path)
+    assert "\n" not in str(raised.value)
 
 
 class Trap:
@@ -244,6 +291,12 @@ def test_a_full_disk_keeps_the_former_state(
         ({"epochs": 0}, "one epoch"),
         ({"rate": 0.0}, "rate above 0"),
         ({"ema": 1.0}, "ema"),
+        ({"rate": float("inf")}, "rate above 0"),
+        ({"seed": -1}, "a seed from 0 up"),
+        (
+            {"plan": Plan(backbone="osnet_x0_25"), "preprocess": replace(FED, height=8, width=8)},
+            "8x8",
+        ),
         ({"precision": "int8"}, "no precision 'int8'"),
         ({"persons": 1}, "two persons"),
         ({"persons": 9}, "a batch of 9 persons cannot be had of 8"),
@@ -291,3 +344,9 @@ def test_two_processes_learn_one_network(tmp_path: Path) -> None:
     for name in one:
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, msg=name)
+
+
+def test_more_processes_than_batches_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "50")
+    with pytest.raises(UsageError, match=r"an epoch has \d+ batches, too few for 50 processes"):
+        learn(small())

@@ -64,6 +64,17 @@ def test_all_crops_come_once_where_they_fit() -> None:
     assert epochs[0].tolist() != epochs[1].tolist()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_hardly_a_crop_is_left_out_where_persons_have_very_different_numbers(seed: int) -> None:
+    sizes = np.random.default_rng(seed).lognormal(2.5, 1.0, 40).astype(int) + 2
+    classes = np.repeat(np.arange(40), sizes)
+    batches = Batches(classes, persons=8, crops=4, seed=seed).epoch(0)
+    groups = int((-(-sizes // 4)).sum())
+    # A person with more groups than there are batches cannot have them all.
+    most = int(np.minimum(-(-sizes // 4), groups // 8).sum()) // 8
+    assert len(batches) >= 0.9 * most
+
+
 def test_too_few_persons_are_refused() -> None:
     with pytest.raises(UsageError, match="a batch of 4 persons cannot be had of 3"):
         Batches(np.array([0, 0, 1, 2]), persons=4, crops=2, seed=0)
@@ -293,7 +304,8 @@ def test_a_broken_picture_stops_the_training(tmp_path: Path) -> None:
 def test_a_system_is_made_again_from_its_plan() -> None:
     plan = Plan(system="plain", backbone="osnet_x0_25", pooling="gem", dim=7)
     assert plan_from(plan.to_json(), where="here") == plan
-    for wrong in ({"system": "mgn"}, {"dim": -1}, {"dim": 1.5}, {"width": 3}, {"neck": False}):
+    wrongs = [{"system": "mgn"}, {"dim": -1}, {"dim": 1.5}, {"dim": 65536}, {"width": 3}]
+    for wrong in (*wrongs, {"neck": False}, {"neck": "no"}, {"backbone": 5}, {"backbone": []}):
         with pytest.raises(BadWeights, match="here: its card describes no system"):
             plan_from({**plan.to_json(), **wrong}, where="here")
 

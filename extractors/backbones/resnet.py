@@ -7,7 +7,6 @@ The tensors have the names of torchvision's checkpoints; IBN-a adds `bn1.IN` and
 non-local blocks are `NL_2` to `NL_4` as in fast-reid.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +18,8 @@ from reid_index.errors import UsageError
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Depth → residual blocks of layer1…layer4 (CVPR 2016, table 1)."""
 
-_NON_LOCAL = (0, 2, 3, 0)
-"""How many of the last blocks of each layer a non-local block follows, in AGW."""
+_NON_LOCAL = {50: (0, 2, 3, 0), 101: (0, 2, 9, 0)}
+"""Depth → how many of the last blocks of each layer a non-local block follows, in fast-reid."""
 
 POOLS = ("padded", "ceil", "half")
 
@@ -47,8 +46,8 @@ class ResNet(nn.Module):
     """Without the classifier.
 
     depth: one of BLOCKS; below 50 of basic blocks, else of bottlenecks. ibn: IBN-a in layer1 to
-    layer3. last_stride: of layer4; 1 keeps a map twice as high. non_local: AGW's blocks, from
-    depth 50 on. width: multiplies all channels; published weights have 1.
+    layer3. last_stride: of layer4; 1 keeps a map twice as high. non_local: AGW's blocks, at
+    depth 50 and 101. width: multiplies all channels; published weights have 1.
 
     forward: float32 (B, 3, H, W) → (B, `channels`, H/32, W/32), or H/16, W/16 with last_stride 1;
     sizes rounded up.
@@ -67,6 +66,8 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in BLOCKS:
             raise UsageError(f"there is no ResNet-{depth}; there are {', '.join(map(str, BLOCKS))}")
+        if non_local and depth not in _NON_LOCAL:
+            raise UsageError(f"there is no ResNet-{depth} with non-local blocks")
         if last_stride not in (1, 2):
             raise UsageError(f"the last stride is 1 or 2, not {last_stride}")
         self.stem = stem or Stem()
@@ -83,7 +84,7 @@ class ResNet(nn.Module):
             # The last layer stays plain, so that what tells people apart is not normalised away.
             layer = self._layer(block, plane, count, stride=stride, ibn=ibn and number < 4)
             self.add_module(f"layer{number}", layer)
-            here = _NON_LOCAL[number - 1] if non_local else 0
+            here = _NON_LOCAL[depth][number - 1] if non_local else 0
             if here:
                 self.add_module(
                     f"NL_{number}", nn.ModuleList(_NonLocal(self.channels) for _ in range(here))
@@ -217,13 +218,3 @@ def _initialise(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and part.bias is None:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-
-
-def resnet_channels(depth: int, *, width: float = 1.0) -> int:
-    """Channels of the map that a ResNet yields."""
-    return int(512 * width) * (1 if depth < 50 else 4)
-
-
-def ibn_in(names: Sequence[str]) -> bool:
-    """Whether a checkpoint's tensors, by their names below the ResNet, are of IBN-a."""
-    return any(name.endswith("bn1.IN.weight") for name in names)

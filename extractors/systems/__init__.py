@@ -12,6 +12,8 @@ from .system import System, make_backbone
 
 NAMES = ("bot", "plain")
 
+_LARGEST = 8192
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -28,10 +30,14 @@ class Plan:
     neck: bool = True
 
     def __post_init__(self) -> None:
+        kinds = {"system": str, "backbone": str, "pooling": str, "dim": int, "neck": bool}
+        for name, kind in kinds.items():
+            if type(getattr(self, name)) is not kind:
+                raise UsageError(f"{name} is not a {kind.__name__}")
         if self.system not in NAMES:
             raise UsageError(f"there is no system {self.system!r}; there are {', '.join(NAMES)}")
-        if type(self.dim) is not int or not 0 <= self.dim <= 2**16:
-            raise UsageError(f"vectors cannot have {self.dim!r} dimensions")
+        if not 0 <= self.dim <= _LARGEST:
+            raise UsageError(f"vectors can have 1 to {_LARGEST:,} dimensions, not {self.dim:,}")
         if self.system != "bot" and not self.neck:
             raise UsageError(f"only bot has a neck to leave out, not {self.system}")
 

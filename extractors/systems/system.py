@@ -20,7 +20,7 @@ BACKBONES = (
 """Their names, for people."""
 
 _OSNET = re.compile(r"osnet(?:_(?P<norm>ibn|ain))?_x(?P<width>[01]_\d{1,2})")
-_RESNET = re.compile(r"resnet(?P<depth>\d+)(?P<ibn>_ibn)?(?:_x(?P<width>0_\d{1,4}))?")
+_RESNET = re.compile(r"resnet(?P<depth>\d{1,4})(?P<ibn>_ibn)?(?:_x(?P<width>0_\d{1,4}))?")
 _CONVNEXT = re.compile(r"convnext_(?P<size>[a-z]+)")
 
 

@@ -11,9 +11,9 @@ from reid_index.errors import UsageError
 class Batches:
     """P × K sampling (Hermans et al., "In Defense of the Triplet Loss", 2017, section 2).
 
-    Every crop comes once an epoch, in groups of K of one person, the last group of a person filled
+    Crops come in groups of K of one person, each once an epoch, the last group of a person filled
     up from the same crops; a batch has P groups of P persons. What is left when fewer than P
-    persons have groups is left out of that epoch.
+    persons have groups, as where a few have most of the crops, is left out of that epoch.
     """
 
     def __init__(self, classes: NDArray[np.int64], *, persons: int, crops: int, seed: int) -> None:
@@ -34,19 +34,32 @@ class Batches:
         order = np.argsort(classes, kind="stable")
         starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
         self._members = np.split(order, starts[1:])
-        self._classes = classes
 
     def epoch(self, number: int) -> list[NDArray[np.int64]]:
         """The batches of an epoch, each P·K crops by number; the same for the same seed."""
         rng = np.random.default_rng((self._seed, number))
-        groups = [group for members in self._members for group in self._groups(members, rng)]
-        waiting = [groups[place] for place in rng.permutation(len(groups))]
+        groups = [list(self._groups(members, rng)) for members in self._members]
+        left = np.array([len(some) for some in groups])
         batches: list[NDArray[np.int64]] = []
-        while True:
-            taken, waiting = self._take(waiting)
-            if len(taken) < self._persons:
-                return batches
-            batches.append(np.concatenate(taken))
+        while np.count_nonzero(left) >= self._persons:
+            chosen = self._choose(left, rng)
+            left[chosen] -= 1
+            batches.append(np.concatenate([groups[person].pop() for person in chosen]))
+        return batches
+
+    def _choose(self, left: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """P persons with groups left: those who would be left over otherwise, then by chance, the
+        more groups the likelier."""
+        batches = int(left.sum()) // self._persons
+        pressing = rng.permutation(np.flatnonzero(left >= max(batches, 1)))
+        pressing = pressing[np.argsort(-left[pressing], kind="stable")][: self._persons]
+        others = left.astype(np.float64)
+        others[pressing] = 0
+        missing = min(self._persons - len(pressing), int(np.count_nonzero(others)))
+        if missing == 0:
+            return pressing
+        drawn = rng.choice(len(left), missing, replace=False, p=others / others.sum())
+        return np.concatenate([pressing, drawn])
 
     def _groups(
         self, members: NDArray[np.int64], rng: np.random.Generator
@@ -59,21 +72,3 @@ class Batches:
                 again = rng.choice(members, missing, replace=missing > len(members))
                 group = np.concatenate([group, again])
             yield group
-
-    def _take(
-        self, waiting: list[NDArray[np.int64]]
-    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-        """The first groups of P different persons, and the others in order."""
-        taken: list[NDArray[np.int64]] = []
-        rest: list[NDArray[np.int64]] = []
-        seen: set[int] = set()
-        for place, group in enumerate(waiting):
-            if len(taken) == self._persons:
-                return taken, rest + waiting[place:]
-            person = int(self._classes[group[0]])
-            if person in seen:
-                rest.append(group)
-            else:
-                seen.add(person)
-                taken.append(group)
-        return taken, []

@@ -27,22 +27,23 @@ def save_state(path: Path, *, job: Mapping[str, Any], epoch: int, parts: Mapping
     files.rename(temporary, path)
 
 
-def load_state(path: Path, *, job: Mapping[str, Any]) -> dict[str, Any]:
+def load_state(path: Path, *, job: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """Read a state, on the CPU, without running anything that it holds.
 
     Raises UsageError where it is one of another job (what differs), BadWeights where it is none.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            raise ValueError("it is of another version")
-        before = dict(state["job"])
-        int(state["epoch"])
+        version, epoch, before = state["format"], state["epoch"], dict(state["job"])
+        if version == FORMAT and not (type(epoch) is int and 0 < epoch <= epochs):
+            raise ValueError("it is of an epoch that there is not")
     except Exception as error:  # a damaged file can fail anywhere in the reader, with any error
         raise BadWeights(
             f"{path} cannot be read as the state of a training ({type(error).__name__}): it is "
             "damaged, or holds more than tensors and numbers; delete it to begin anew"
         ) from None
+    if version != FORMAT:
+        raise BadWeights(f"{path} was written by another version of reid-index: finish it by that")
     changed = sorted(name for name in {*before, *job} if before.get(name) != job.get(name))
     if changed:
         raise UsageError(

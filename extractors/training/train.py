@@ -1,5 +1,6 @@
 """The training itself: epochs of batches, forward, backward, and a state after each epoch."""
 
+import hashlib
 import math
 import os
 import time
@@ -7,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from reid_index.errors import TrainingFailed, UsageError
+from reid_index.errors import BadWeights, TrainingFailed, UsageError
 
 from ..preprocess import Preprocess, preprocess_to_json
 from ..systems import Plan, make_system
@@ -29,6 +31,12 @@ from .schedule import Schedule
 from .state import load_state, save_state
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WAITING = timedelta(hours=2)
+"""That processes wait for the first one, which validates alone."""
+
+_CENTERS = 0.5
+"""The rate of centres, in units of their own mean: that of BoT's code."""
+
 _AHEAD = 2
 """Batches that are prepared while another is learnt from."""
 
@@ -61,10 +69,11 @@ class Training:
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise UsageError(f"there is no precision {self.precision!r}; there are {known}")
-        if self.epochs < 1 or not self.rate > 0 or not 0 <= self.ema < 1 or not self.decay >= 0:
+        is_sound = self.epochs >= 1 and 0 < self.rate < math.inf and 0 <= self.decay < math.inf
+        if not is_sound or not 0 <= self.ema < 1 or self.seed < 0:
             raise UsageError(
-                "a training has one epoch at least, a rate above 0, a decay from 0 up, and an ema "
-                "from 0 to below 1"
+                "a training has one epoch at least, a rate above 0, a decay from 0 up, an ema from "
+                "0 to below 1, and a seed from 0 up"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -113,6 +122,13 @@ class Processes:
         return cls(int(os.environ.get("RANK", "0")) if count > 1 else 0, count)
 
 
+def own_device(device: torch.device) -> torch.device:
+    """Of several processes of one machine each has a GPU of its own."""
+    if device.type == "cuda" and Processes.here().count > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """Be one of the launcher's processes."""
@@ -120,7 +136,11 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if here.count == 1:
         yield here
         return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=_WAITING
+    )
     try:
         yield here
     finally:
@@ -134,6 +154,7 @@ def train(
     *,
     state: Path | None,
     device: torch.device,
+    also: Mapping[str, Any] | None = None,
     start: Callable[[System], object] = lambda _system: None,
     after: Callable[[Epoch, System], Mapping[str, Any]] = lambda _epoch, _system: {},
     progress: Callable[[int], object] = lambda _crops: None,
@@ -141,15 +162,18 @@ def train(
     """Train a system.
 
     crops: uint8 (N, height, width, 3), RGB. classes: int64 (N,), from 0 on. state: a file that says
-    where it stopped; one that is there is gone on with. start: gets the new system first, to begin
-    from other weights. after: told of each epoch, with the system as it is then, and what it says
-    of it, JSON, is kept; of several processes only the first one's is.
+    where it stopped; one that is there is gone on with, if it is of the same training, the same
+    crops, and the same `also`, JSON that says what else decides the weights. start: gets the new
+    system first, to begin from other weights. after: told of each epoch, with the system as it is
+    then, and what it says of it, JSON, is kept; of several processes only the first one's is.
     The same seed, device and number of processes and threads give the same weights.
 
     Raises TrainingFailed for a loss that is no number: the state before that epoch stays; what
     `load_state` raises, and OSError where the state cannot be written.
     """
-    run = _Run.begin(training, classes, state=state, device=device, start=start)
+    run = _Run.begin(
+        training, crops, classes, state=state, device=device, also=also or {}, start=start
+    )
     with ThreadPoolExecutor(1, "prepare") as preparer:
         while run.epoch < training.epochs:
             done = run.learn(crops, classes, preparer, progress)
@@ -170,6 +194,7 @@ class _Run:
     wrapped: nn.Module
     average: AveragedModel | None
     optimiser: torch.optim.Optimizer
+    centers: torch.optim.Optimizer | None
     scaler: torch.amp.GradScaler
     device: torch.device
     here: Processes
@@ -182,25 +207,32 @@ class _Run:
     def begin(
         cls,
         training: Training,
+        crops: NDArray[np.uint8],
         classes: NDArray[np.int64],
         *,
         state: Path | None,
         device: torch.device,
+        also: Mapping[str, Any],
         start: Callable[[System], object],
     ) -> "_Run":
         persons = int(classes.max()) + 1
         batches = Batches(
             classes, persons=training.persons, crops=training.crops, seed=training.seed
         )
+        here = Processes.here()
+        if len(batches.epoch(0)) < here.count:
+            raise UsageError(
+                f"an epoch has {len(batches.epoch(0))} batches, too few for {here.count} processes"
+            )
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
             system = make_system(training.plan, classes=persons)
             losses = Losses(training.losses, classes=persons, dim=system.dim)
         start(system)
+        _try_out(system, training.preprocess)
         # Laid out so, the processor's and the GPU's convolutions are fastest.
         system = system.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         losses = losses.to(device)
-        here = Processes.here()
         run = cls(
             training=training,
             batches=batches,
@@ -209,18 +241,27 @@ class _Run:
             wrapped=DistributedDataParallel(system) if here.count > 1 else system,
             average=_average(system, training.ema) if training.ema else None,
             optimiser=torch.optim.Adam(
-                [one for one in (*system.parameters(), *losses.parameters()) if one.requires_grad],
+                [one for one in system.parameters() if one.requires_grad],
                 lr=training.rate,
                 weight_decay=training.decay,
             ),
+            # Centres are means of what they are near; decay would pull them to 0.
+            centers=torch.optim.SGD(losses.parameters(), lr=_CENTERS)
+            if training.losses.center
+            else None,
             scaler=torch.amp.GradScaler(device.type, enabled=training.precision == "float16"),
             device=device,
             here=here,
             state=state,
-            job={**training.to_json(), "crops_in_all": len(classes), "persons_in_all": persons},
+            job={
+                **training.to_json(),
+                "crops_sha256": _sum(crops, classes),
+                "processes": here.count,
+                **also,
+            },
         )
         if state is not None and state.exists():
-            run.load(load_state(state, job=run.job))
+            run.load(load_state(state, job=run.job, epochs=training.epochs), of=state)
         return run
 
     def _parts(self) -> dict[str, Any]:
@@ -230,19 +271,31 @@ class _Run:
             "optimiser": self.optimiser,
             "scaler": self.scaler,
         }
+        if self.centers is not None:
+            parts["centers"] = self.centers
         return parts if self.average is None else {**parts, "average": self.average}
 
     def keep(self) -> None:
+        """Write the state, unless it is of no use: see `TrainingFailed`."""
+        if not all(torch.isfinite(one).all() for one in self.system.state_dict().values()):
+            self._fail("a weight is no number")
         if self.state is not None:
             parts = {name: part.state_dict() for name, part in self._parts().items()}
             save_state(
                 self.state, job=self.job, epoch=self.epoch, parts={**parts, "told": self.told}
             )
 
-    def load(self, state: dict[str, Any]) -> None:
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.epoch, self.told = state["epoch"], list(state["told"])
+    def load(self, state: dict[str, Any], *, of: Path) -> None:
+        """Raises BadWeights where it is not that of such a run."""
+        try:
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.epoch, self.told = state["epoch"], [dict(one) for one in state["told"]]
+        except Exception as error:  # each part has errors of its own
+            raise BadWeights(
+                f"{of}: its tensors are not those of this training ({type(error).__name__}): "
+                "delete it to begin anew"
+            ) from None
 
     def result(self) -> System:
         """The system as it is now, or its average, in a copy that later epochs do not change."""
@@ -293,21 +346,36 @@ class _Run:
         loss, parts = self.losses(out, classes.to(self.device))
         value = float(loss.detach())
         if not math.isfinite(value):
-            kept = "" if self.state is None else f"; {self.state} has the state before that epoch"
-            raise TrainingFailed(
-                f"the loss is {value} in epoch {self.epoch + 1}{kept}: give a smaller --rate, a "
-                "longer --warmup, or float32"
-            )
+            self._fail(f"the loss is {value}")
         self.optimiser.zero_grad(set_to_none=True)
+        self.losses.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self._share_gradients()
         self.scaler.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self.system.parameters(), training.clip)
+        length = float(nn.utils.clip_grad_norm_(self.system.parameters(), training.clip))
+        # Where gradients are scaled, the scaler leaves such a step out and scales them less.
+        if not math.isfinite(length) and not self.scaler.is_enabled():
+            self._fail(f"a gradient is {length}")
         self.scaler.step(self.optimiser)
+        if self.centers is not None:
+            self.scaler.unscale_(self.centers)
+            for one in self.losses.parameters():
+                assert one.grad is not None
+                one.grad.div_(training.losses.center)
+            self.scaler.step(self.centers)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.system)
         return {name: float(part.detach()) for name, part in parts.items()}
+
+    def _fail(self, what: str) -> NoReturn:
+        epoch = self.epoch + 1
+        kept = ""
+        if self.state is not None and self.state.exists():
+            kept = f"; {self.state} has the state before; to change options, delete it"
+        raise TrainingFailed(
+            f"{what} in epoch {epoch}: give a smaller --rate, a longer --warmup, or float32{kept}"
+        )
 
     def _share_gradients(self) -> None:
         """Average those of the losses' own weights, the centres, over all processes; torch does it
@@ -349,3 +417,23 @@ def _average(system: System, kept: float) -> AveragedModel:
     """The exponential moving average of weights and running statistics."""
     update = torch.optim.swa_utils.get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]
     return AveragedModel(system, multi_avg_fn=update, use_buffers=True)
+
+
+def _try_out(system: System, preprocess: Preprocess) -> None:
+    """Raise UsageError where a system cannot run on such crops."""
+    blank = torch.zeros(2, 3, preprocess.height, preprocess.width)
+    try:
+        with torch.inference_mode():
+            system.eval()(blank)
+    except RuntimeError as error:
+        raise UsageError(
+            f"crops of {preprocess.height}x{preprocess.width} are too small for this backbone: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def _sum(crops: NDArray[np.uint8], classes: NDArray[np.int64]) -> str:
+    """Hex sha256 of all that is learnt from."""
+    digest = hashlib.sha256(np.ascontiguousarray(crops).data)
+    digest.update(np.ascontiguousarray(classes).data)
+    return digest.hexdigest()
