@@ -61,3 +61,4 @@ def test_it_finds_people_it_has_never_seen() -> None:
     assert measured.mAP == pytest.approx(figures["mAP"], abs=3e-3)
     assert measured.cmc[0] == pytest.approx(figures["rank-1"], abs=1e-2)
     assert measured.mAP >= 0.45
+    assert measured.cmc[0] >= 0.70
