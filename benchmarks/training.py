@@ -167,7 +167,13 @@ def speed(
     crops = _Crops(folder, split)
     training = replace(whole(backbone, epochs=1), plan=Plan(backbone=backbone, dim=512))
     run = training_module._Run.begin(
-        training, crops.classes, state=None, device=_CPU, start=lambda _system: None
+        training,
+        crops.train,
+        crops.classes,
+        state=None,
+        device=_CPU,
+        also={},
+        start=lambda _system: None,
     )
     chosen = Batches(crops.classes, persons=16, crops=4, seed=0).epoch(0)[:batches]
     run.batches.epoch = lambda _number: chosen  # type: ignore[method-assign]

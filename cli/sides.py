@@ -230,18 +230,18 @@ def apply_split(side: Side, path: Path, part: str) -> Side:
 
 def split_pictures(folder: Path, path: Path, part: str) -> Source:
     """The pictures of a folder that a list puts into `part`, junk too: those whose path ends as one
-    of its files does, or the other way round."""
-    by_name: dict[str, list[str]] = {}
-    for file in _part_of(path, part)["file"].to_pylist():
-        by_name.setdefault(os.path.basename(file), []).append(os.path.normpath(file))
+    of its files does; where there is none such, those of its name."""
     whole = find_pictures([folder], keep_junk=True)
-
-    def is_listed(picture: Picture) -> bool:
-        place = str(picture.path)
-        listed = by_name.get(picture.path.name, ())
-        return any(place == file or place.endswith(f"/{file.lstrip('/')}") for file in listed)
-
-    chosen = [picture for picture in whole.pictures() if is_listed(picture)]
+    by_name: dict[str, list[Picture]] = {}
+    for picture in whole.pictures():
+        by_name.setdefault(picture.path.name, []).append(picture)
+    wanted = set()
+    for file in _part_of(path, part)["file"].to_pylist():
+        named = by_name.get(os.path.basename(file), [])
+        tail = f"/{os.path.normpath(file).lstrip('/')}"
+        ending = [picture for picture in named if str(picture.path).endswith(tail)]
+        wanted |= {picture.path for picture in ending or named}
+    chosen = [picture for picture in whole.pictures() if picture.path in wanted]
     if not chosen:
         raise BadItems(f"{path}: none of its files for the split {part!r} is in {folder}")
     return replace(whole, count=len(chosen), pictures=lambda: iter(chosen))

@@ -1,7 +1,8 @@
 """`reid train`: a model of one's own, from labelled crops."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -106,8 +107,6 @@ def command(
     A training that was interrupted goes on behind its last epoch when it is run again; meanwhile
     OUT.state has what it needs. Several GPUs: torchrun --nproc-per-node N --no-python reid train …
     """
-    import torch
-
     from extractors.torch_model import torch_device
     from extractors.training.crops import decode, read_labelled
     from extractors.training.train import joined, own_device, train
@@ -115,9 +114,6 @@ def command(
 
     from .formats import counted
 
-    # What a trained network no longer uses decays to numbers below 1e-38, with which processors
-    # compute many times as slowly. To be said before there are threads, which take it over.
-    torch.set_flush_denormal(True)
     _refuse_files(out, onnx)
     _refuse_unsayable(data, licence, None if init is None else init.name)
     training = _training(**learning)
@@ -129,7 +125,11 @@ def command(
         err=True,
     )
     state = out.with_name(f"{out.name}.state")
-    with joined(processor) as here, progress_bar(len(labelled), unit="crop") as bar:
+    with (
+        _without_denormals(),
+        joined(processor) as here,
+        progress_bar(len(labelled), unit="crop") as bar,
+    ):
         crops = decode(labelled, training.preprocess, progress=bar.update)
         bar.close()
         validation = None
@@ -165,6 +165,19 @@ def command(
             }
             _write(out, training, done.system, about, half=half, onnx=onnx)
             files.remove(state)
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """What a network no longer uses decays to numbers below 1e-38, with which processors compute
+    many times as slowly; threads that are started meanwhile take it over."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _refuse_files(out: Path, onnx: Path | None) -> None:

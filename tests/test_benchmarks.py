@@ -165,7 +165,7 @@ def test_alone_benchmark_says_how_often_the_approximate_graph_errs(runs: Path) -
 
 def test_map_benchmark_leaves_out_what_so_few_items_do_not_allow(runs: Path) -> None:
     results, tables = raw(runs / "map")
-    assert results["extractor"] == "stripes"
+    assert results["extractor"] == "trained"
     variants: dict[Any, list[str]] = {}
     for row in tables["figures"]:
         variants.setdefault((row["per_person"], row["seed"]), []).append(row["variant"])
