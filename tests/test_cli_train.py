@@ -89,6 +89,26 @@ def test_the_model_builds_and_is_as_good_as_its_card_says(
     assert succeed("query", tmp_path / "g", picture, "--top", "1").exit_code == 0
 
 
+def test_the_smallest_numbers_are_zero_in_training_alone(
+    place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    seen = []
+
+    def stop(*_arguments, **_options):
+        seen.append(halved())
+        raise KeyboardInterrupt
+
+    def halved() -> float:
+        return (torch.full((1,), 2e-40) / 2).item()
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(extractors.training.train, "train", stop)
+    result = run("train", "crops", "--out", tmp_path / "m.safetensors", *SMALL.split()[:-2])
+    assert result.exit_code != 0
+    assert seen == [0.0]
+    assert halved() > 0
+
+
 def test_an_interrupted_training_goes_on(place: Path, trained, tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(place / "crops", tmp_path / "crops")
     shutil.copy(place / "split.csv", tmp_path)
