@@ -369,3 +369,14 @@ def test_every_call_spoiled(
         assert states == sorted(states)
         assert states[0] == 0
         assert states[-1] == last or how == "half-way"
+
+
+def test_what_earlier_versions_left_half_written_goes_with_the_next_write(tmp_path: Path) -> None:
+    """They wrote folders under temporary names first."""
+    with make(tmp_path / "gallery") as gallery:
+        gallery.add(ROWS)
+        for left in ("shards/.000002.tmp", "attached/.000002-graph.tmp"):
+            (gallery.path / left).mkdir(parents=True)
+            (gallery.path / left / "vectors.h5").write_bytes(b"half")
+        gallery.delete(items=[0])
+    refuse_leftovers(tmp_path / "gallery")
