@@ -33,11 +33,21 @@ def _learning_options(function: Function) -> Function:
     share = click.FloatRange(0, 1)
     for option in reversed(
         [
-            click.option("--system", default="bot", show_default=True, help="bot or plain."),
+            click.option("--system", default="bot", show_default=True, help="bot, pcb, mgn, …"),
             click.option("--backbone", default="osnet_x0_25", show_default=True, metavar="NAME"),
             click.option("--pooling", default="average", show_default=True, help="average or gem."),
-            click.option("--dim", default=512, show_default=True, help="Of vectors; 0: all."),
-            click.option("--no-neck", is_flag=True, help="bot without its BNNeck."),
+            click.option(
+                "--dim",
+                type=int,
+                help="Of vectors; 0: as the map [default: 512; of each stripe, 256].",
+            ),
+            click.option(
+                "--stripes",
+                default=0,
+                show_default="as published",
+                help="Of pcb, icnn, scpnet, aligned, convnext_ap.",
+            ),
+            click.option("--no-neck", is_flag=True, help="bot, scpnet, aligned without BNNeck."),
             click.option("--input-size", default="256x128", show_default=True, metavar="HxW"),
             click.option("--epochs", default=60, show_default=True),
             click.option("--batch", default="16x4", show_default=True, help="Persons x crops."),
@@ -46,7 +56,10 @@ def _learning_options(function: Function) -> Function:
             click.option("--schedule", default="cosine", show_default=True, help="cosine or step."),
             click.option("--warmup", default=5.0, show_default=True, help="Epochs."),
             click.option(
-                "--loss", default="triplet", show_default=True, help="triplet, circle or none."
+                "--loss",
+                default="triplet",
+                show_default=True,
+                help="triplet, circle, triplet+circle or none.",
             ),
             click.option("--smoothing", type=share, default=0.1, show_default=True),
             click.option("--center", default=0.0, show_default=True, help="Its weight."),
@@ -228,13 +241,14 @@ def _training(
     system: str,
     backbone: str,
     pooling: str,
-    dim: int,
+    dim: int | None,
+    stripes: int,
     no_neck: bool,
     **rest: Any,
 ) -> "Training":
     from extractors.preprocess import Preprocess
     from extractors.public import MEAN, STD
-    from extractors.systems import Plan
+    from extractors.systems import WITH_NECK, Plan
     from extractors.training.augment import Augment
     from extractors.training.losses import LossPlan
     from extractors.training.schedule import Schedule
@@ -243,7 +257,14 @@ def _training(
     height, width = _two(input_size, "--input-size")
     persons, crops = _two(batch, "--batch")
     return Training(
-        plan=Plan(system=system, backbone=backbone, pooling=pooling, dim=dim, neck=not no_neck),
+        plan=Plan(
+            system=system,
+            backbone=backbone,
+            pooling=pooling,
+            dim=(512 if system in WITH_NECK else 0) if dim is None else dim,
+            neck=not no_neck,
+            stripes=stripes,
+        ),
         preprocess=Preprocess(height=height, width=width, scale=1 / 255, mean=MEAN, std=STD),
         augment=Augment(erase=erase, flip=flip, pad=pad),
         losses=LossPlan(metric=loss, smoothing=smoothing, center=center),
@@ -273,15 +294,10 @@ def _source(path: Path, split: Path | None, part: str) -> "Source":
 
 
 def _begin(system: "System", init: Path | None) -> None:
-    from torch import nn
-
-    from extractors.checkpoint import load_strictly
     from extractors.public import backbone_state
 
     if init is not None:
-        backbone = system.backbone
-        assert isinstance(backbone, nn.Module)
-        load_strictly(backbone, backbone_state(init), classifier_prefixes=(), path=init)
+        system.begin(backbone_state(init), path=init)
 
 
 def _write(

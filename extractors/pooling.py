@@ -31,6 +31,31 @@ class GeM(nn.Module):
         return x.clamp(min=1e-6).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
+class StripePool(nn.Module):
+    """(B, C, H, W) → each of P equal horizontal stripes pooled by itself, from the top: (B, P, C).
+
+    forward raises UsageError where P does not divide H, with the numbers that do.
+    """
+
+    def __init__(self, pool: nn.Module, *, stripes: int) -> None:
+        super().__init__()
+        self.pool = pool
+        self.stripes = stripes
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        if height % self.stripes:
+            fitting = [str(count) for count in range(1, height + 1) if height % count == 0]
+            raise UsageError(
+                f"a map of {height} rows cannot be cut into {self.stripes} equal stripes: give "
+                f"--stripes {' or '.join(fitting)}, or an --input-size of another height"
+            )
+        rows = height // self.stripes
+        cut = x.reshape(batch, channels, self.stripes, rows, width).transpose(1, 2)
+        pooled: Tensor = self.pool(cut.reshape(batch * self.stripes, channels, rows, width))
+        return pooled.reshape(batch, self.stripes, channels)
+
+
 def make_pooling(name: str) -> nn.Module:
     """The pooling of that name. Raises UsageError."""
     if name not in POOLINGS:

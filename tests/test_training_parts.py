@@ -151,18 +151,18 @@ def outputs(count: int = 12, *, classes: int = 6, seed: int = 0) -> tuple[Traine
     generator = torch.Generator().manual_seed(seed)
     metric = torch.randn(count, 5, generator=generator)
     logits = torch.randn(count, classes, generator=generator)
-    return Trained(metric, logits), torch.arange(count) // 3
+    return Trained(metrics=(metric,), logits=(logits,)), torch.arange(count) // 3
 
 
 def losses(**options) -> Losses:
     options = {"identity": 0.0, "metric": "none", **options}
-    return Losses(LossPlan(**options), classes=6, dim=5)
+    return Losses(LossPlan(**options), classes=6, dims=(5,))
 
 
 def test_smoothed_identity_is_the_published_sum() -> None:
     out, classes = outputs()
     _, parts = losses(identity=2.0, smoothing=0.1)(out, classes)
-    logs = functional.log_softmax(out.logits, dim=1)
+    logs = functional.log_softmax(out.logits[0], dim=1)
     wanted = torch.full_like(logs, 0.1 / 6)
     wanted[torch.arange(12), classes] += 0.9
     torch.testing.assert_close(parts["identity"], -2 * (wanted * logs).sum(dim=1).mean())
@@ -171,7 +171,7 @@ def test_smoothed_identity_is_the_published_sum() -> None:
 def test_triplets_are_the_hardest_of_the_batch() -> None:
     out, classes = outputs()
     total, parts = losses(metric="triplet", margin=0.3)(out, classes)
-    distance = torch.cdist(out.metric, out.metric)
+    distance = torch.cdist(out.metrics[0], out.metrics[0])
     found = []
     for row in range(12):
         same = classes == classes[row]
@@ -187,7 +187,7 @@ def test_circle_loss_is_the_published_sum() -> None:
     out, classes = outputs()
     m, gamma = 0.25, 32.0
     _, parts = losses(metric="circle", relax=m, gamma=gamma)(out, classes)
-    unit = functional.normalize(out.metric)
+    unit = functional.normalize(out.metrics[0])
     similarity = (unit @ unit.T).numpy()
     found = []
     for row in range(12):
@@ -205,7 +205,7 @@ def test_centers_pull_and_move() -> None:
     out, classes = outputs()
     both = losses(metric="none", center=0.5)
     total, parts = both(out, classes)
-    apart = ((out.metric - both.centers.detach()[classes]) ** 2).sum(dim=1).mean()
+    apart = ((out.metrics[0] - both.centers.detach()[classes]) ** 2).sum(dim=1).mean()
     torch.testing.assert_close(parts["center"], 0.5 * apart)
     total.backward()
     assert both.centers.grad is not None
@@ -304,7 +304,7 @@ def test_a_broken_picture_stops_the_training(tmp_path: Path) -> None:
 def test_a_system_is_made_again_from_its_plan() -> None:
     plan = Plan(system="plain", backbone="osnet_x0_25", pooling="gem", dim=7)
     assert plan_from(plan.to_json(), where="here") == plan
-    wrongs = [{"system": "mgn"}, {"dim": -1}, {"dim": 1.5}, {"dim": 65536}, {"width": 3}]
+    wrongs = [{"system": "vit"}, {"dim": -1}, {"dim": 1.5}, {"dim": 65536}, {"width": 3}]
     for wrong in (*wrongs, {"neck": False}, {"neck": "no"}, {"backbone": 5}, {"backbone": []}):
         with pytest.raises(BadWeights, match="here: its card describes no system"):
             plan_from({**plan.to_json(), **wrong}, where="here")
@@ -317,13 +317,13 @@ def test_classes_are_told_behind_the_neck_and_distances_before_it() -> None:
     x = torch.randn(4, 3, 64, 32)
     with torch.inference_mode():
         out = system.train()(x)
-        behind = functional.batch_norm(out.metric, None, None, training=True)
+        behind = functional.batch_norm(out.metrics[0], None, None, training=True)
         expected = behind @ system.classifier.weight.T
-        torch.testing.assert_close(out.logits, expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(out.logits[0], expected, rtol=1e-3, atol=1e-5)
         system.eval()
-        torch.testing.assert_close(system.embed(x), system.bottleneck(system(x).metric))
+        torch.testing.assert_close(system.embed(x), system.bottleneck(system(x).metrics[0]))
     assert not system.bottleneck.bias.requires_grad
     bare = make_system(Plan(backbone="resnet18_x0_125", neck=False), classes=3).eval()
     assert bare.dim == 64
     with torch.inference_mode():
-        torch.testing.assert_close(bare.embed(x), bare(x).metric)
+        torch.testing.assert_close(bare.embed(x), bare(x).metrics[0])

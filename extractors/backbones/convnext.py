@@ -1,7 +1,8 @@
-"""ConvNeXt T, S and B, without the head.
+"""ConvNeXt T, S and B, and the smaller ones named since, without the head; with SimAM if wanted.
 
 Liu et al., "A ConvNet for the 2020s", CVPR 2022. The tensors have the names of the authors'
-checkpoints.
+checkpoints. SimAM: Yang et al., "SimAM: A Simple, Parameter-Free Attention Module for Convolutional
+Neural Networks", ICML 2021.
 """
 
 from itertools import pairwise
@@ -12,11 +13,30 @@ from torch import Tensor, nn
 from reid_index.errors import UsageError
 
 SIZES = {
+    "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
     "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
     "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
     "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
 }
-"""Size → blocks and channels of the four stages (CVPR 2022, section 3)."""
+"""Size → blocks and channels of the four stages (CVPR 2022, section 3; the three smallest: Woo et
+al., "ConvNeXt V2", CVPR 2023, table 10)."""
+
+_LAMBDA = 1e-4
+"""Of SimAM's energies: section 3.2 of its paper."""
+
+
+def simam(x: Tensor) -> Tensor:
+    """(B, C, H, W), each value times the sigmoid of its importance, the inverse of its energy.
+
+    The least energy of a value t among the M of its channel is 4(σ² + λ) / ((t − μ)² + 2σ² + 2λ),
+    with λ = 1e-4 and σ² over M − 1 (ICML 2021, eq. 5): the more t stands out, the lower.
+    """
+    apart = (x - x.mean(dim=(2, 3), keepdim=True)).pow(2)
+    others = max(1, x.shape[2] * x.shape[3] - 1)
+    variance = apart.sum(dim=(2, 3), keepdim=True) / others
+    return x * torch.sigmoid((apart + 2 * variance + 2 * _LAMBDA) / (4 * (variance + _LAMBDA)))
 
 
 class _ChannelNorm(nn.Module):
@@ -35,10 +55,15 @@ class _ChannelNorm(nn.Module):
 
 class _Block(nn.Module):
     """7 × 7 in each channel alone → LayerNorm → four times as many channels → GELU → as many as
-    before, scaled by gamma, beside a shortcut that is dropped at random in training (figure 4)."""
+    before, scaled by gamma, beside a shortcut that is dropped at random in training (figure 4).
 
-    def __init__(self, channels: int, *, drop: float, scale: float) -> None:
+    With SimAM, what is to be added is weighed by it first, before gamma: at the size of gamma, λ
+    would outweigh every variance.
+    """
+
+    def __init__(self, channels: int, *, drop: float, scale: float, simam: bool) -> None:
         super().__init__()
+        self.simam = simam
         self.dwconv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
         self.pwconv1 = nn.Linear(channels, 4 * channels)
@@ -49,6 +74,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         out = self.pwconv2(nn.functional.gelu(self.pwconv1(out)))
+        if self.simam:
+            out = simam(out.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out = (self.gamma * out).permute(0, 3, 1, 2)
         if self.training and self.drop > 0:
             kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
@@ -58,13 +85,14 @@ class _Block(nn.Module):
 
 class ConvNeXt(nn.Module):
     """size: one of SIZES. drop_path: how often the last block's branch is dropped in training; the
-    others' more seldom, rising from 0 (stochastic depth).
+    others' more seldom, rising from 0 (stochastic depth). simam: in each block; without weights.
 
     forward: float32 (B, 3, H, W), H and W ≥ 32 → (B, `channels`, H // 32, W // 32), not normalised.
     """
 
-    def __init__(self, *, size: str, drop_path: float = 0.0) -> None:
+    def __init__(self, *, size: str, drop_path: float = 0.0, simam: bool = False) -> None:
         super().__init__()
+        self.simam = simam
         if size not in SIZES:
             raise UsageError(f"there is no ConvNeXt {size!r}; there are {', '.join(SIZES)}")
         counts, widths = SIZES[size]
@@ -78,7 +106,9 @@ class ConvNeXt(nn.Module):
                 nn.Sequential(_ChannelNorm(narrow), nn.Conv2d(narrow, wide, 2, stride=2))
             )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(_Block(width, drop=next(drops), scale=1e-6) for _ in range(count)))
+            nn.Sequential(
+                *(_Block(width, drop=next(drops), scale=1e-6, simam=simam) for _ in range(count))
+            )
             for count, width in zip(counts, widths, strict=True)
         )
         for part in self.modules():

@@ -7,6 +7,7 @@ The tensors have the names of torchvision's checkpoints; IBN-a adds `bn1.IN` and
 non-local blocks are `NL_2` to `NL_4` as in fast-reid.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -101,18 +102,36 @@ class ResNet(nn.Module):
         return nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.head(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Up to the first block of layer3."""
         x = self.bn1(self.conv1(x))
         if self.stem.relu:
             x = functional.relu(x)
         x = self.maxpool(x)
-        for number in range(1, 5):
-            blocks = list(self.get_submodule(f"layer{number}").children())
-            others = list(getattr(self, f"NL_{number}", ()))
-            for place, block in enumerate(blocks, start=len(others) - len(blocks)):
-                x = block(x)
-                if place >= 0:
-                    x = others[place](x)
+        for block in (*self._blocks(1), *self._blocks(2), self._blocks(3)[0]):
+            x = block(x)
         return x
+
+    def rest(self, x: Tensor) -> Tensor:
+        """What follows `head`."""
+        for block in (*self._blocks(3)[1:], *self._blocks(4)):
+            x = block(x)
+        return x
+
+    def tail(self) -> nn.Sequential:
+        """What `rest` does, with weights of its own, equal to these now."""
+        return copy.deepcopy(nn.Sequential(*self._blocks(3)[1:], *self._blocks(4)))
+
+    def _blocks(self, layer: int) -> list[nn.Module]:
+        """Of a layer, in order, with the non-local blocks that follow the last ones."""
+        blocks: list[nn.Module] = []
+        own = list(self.get_submodule(f"layer{layer}").children())
+        others = list(getattr(self, f"NL_{layer}", ()))
+        for place, block in enumerate(own, start=len(others) - len(own)):
+            blocks += [block] if place < 0 else [block, others[place]]
+        return blocks
 
 
 def _stem_pool(pool: str) -> nn.MaxPool2d:

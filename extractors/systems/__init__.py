@@ -6,13 +6,35 @@ from typing import Any
 
 from reid_index.errors import BadWeights, UsageError
 
+from .aligned import Aligned
 from .bot import BoT
+from .convnext_ap import ConvNeXtAP
+from .icnn import ICNN
+from .mgn import MGN
+from .pcb import PCB, RPP
 from .plain import Plain
+from .scpnet import SCPNet
 from .system import System, make_backbone
 
-NAMES = ("bot", "plain")
+NAMES = (
+    "bot",
+    "plain",
+    "pcb",
+    "pcb_mean",
+    "pcb_shared",
+    "pcb_rpp",
+    "icnn",
+    "scpnet",
+    "mgn",
+    "aligned",
+    "convnext_ap",
+)
 
 _LARGEST = 8192
+_STRIPES = 64
+WITH_NECK = ("bot", "scpnet", "aligned")
+"""Those whose vector is that of the whole, and may go through a BNNeck."""
+_WITHOUT_STRIPES = ("bot", "plain", "mgn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +42,8 @@ class Plan:
     """What a system is: everything but its weights.
 
     system: one of NAMES. backbone: see `make_backbone`. pooling: one of pooling.POOLINGS. dim: of
-    the vectors, 0 for as many as the backbone has channels. neck: of BoT, whether there is one.
+    the vectors, of systems of stripes that of each; 0 for the system's own choice. neck: of bot,
+    scpnet and aligned, whether there is one. stripes: how many, 0 for as many as published.
     """
 
     system: str = "bot"
@@ -28,9 +51,17 @@ class Plan:
     pooling: str = "average"
     dim: int = 0
     neck: bool = True
+    stripes: int = 0
 
     def __post_init__(self) -> None:
-        kinds = {"system": str, "backbone": str, "pooling": str, "dim": int, "neck": bool}
+        kinds = {
+            "system": str,
+            "backbone": str,
+            "pooling": str,
+            "dim": int,
+            "neck": bool,
+            "stripes": int,
+        }
         for name, kind in kinds.items():
             if type(getattr(self, name)) is not kind:
                 raise UsageError(f"{name} is not a {kind.__name__}")
@@ -38,8 +69,12 @@ class Plan:
             raise UsageError(f"there is no system {self.system!r}; there are {', '.join(NAMES)}")
         if not 0 <= self.dim <= _LARGEST:
             raise UsageError(f"vectors can have 1 to {_LARGEST:,} dimensions, not {self.dim:,}")
-        if self.system != "bot" and not self.neck:
-            raise UsageError(f"only bot has a neck to leave out, not {self.system}")
+        if not 0 <= self.stripes <= _STRIPES:
+            raise UsageError(f"there can be 1 to {_STRIPES} stripes, not {self.stripes:,}")
+        if self.system not in WITH_NECK and not self.neck:
+            raise UsageError(f"{self.system} has no neck to leave out")
+        if self.system in _WITHOUT_STRIPES and self.stripes:
+            raise UsageError(f"{self.system} has no stripes to be counted")
 
     def to_json(self) -> dict[str, Any]:
         """As a model's card has it."""
@@ -62,6 +97,36 @@ def make_system(plan: Plan, *, classes: int) -> System:
     Raises UsageError.
     """
     backbone = make_backbone(plan.backbone)
-    if plan.system == "bot":
-        return BoT(backbone, classes=classes, pooling=plan.pooling, dim=plan.dim, neck=plan.neck)
-    return Plain(backbone, classes=classes, pooling=plan.pooling, dim=plan.dim)
+    pooling, dim, neck, stripes = plan.pooling, plan.dim, plan.neck, plan.stripes
+    match plan.system:
+        case "bot":
+            return BoT(backbone, classes=classes, pooling=pooling, dim=dim, neck=neck)
+        case "plain":
+            return Plain(backbone, classes=classes, pooling=pooling, dim=dim)
+        case "scpnet":
+            return SCPNet(
+                backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
+            )
+        case "aligned":
+            return Aligned(
+                backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
+            )
+        case "mgn":
+            return MGN(backbone, classes=classes, pooling=pooling, dim=dim)
+        case "pcb_mean" | "pcb_shared":
+            return PCB(
+                backbone,
+                classes=classes,
+                pooling=pooling,
+                stripes=stripes,
+                dim=dim,
+                variant=plan.system.removeprefix("pcb_"),
+            )
+    kinds: dict[str, type[PCB]] = {
+        "pcb": PCB,
+        "pcb_rpp": RPP,
+        "icnn": ICNN,
+        "convnext_ap": ConvNeXtAP,
+    }
+    kind = kinds[plan.system]
+    return kind(backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim)

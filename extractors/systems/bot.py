@@ -7,7 +7,7 @@ section 3.5 and figure 4.
 from torch import Tensor, nn
 
 from ..pooling import make_pooling
-from .system import System, Trained, initialise_classifier
+from .system import System, Trained, channels_of, initialise_classifier
 
 
 class BoT(System):
@@ -20,8 +20,7 @@ class BoT(System):
         self, backbone: nn.Module, *, classes: int, pooling: str, dim: int, neck: bool
     ) -> None:
         super().__init__()
-        channels = backbone.channels
-        assert isinstance(channels, int)
+        channels = channels_of(backbone)
         self.backbone = backbone
         self.pool = make_pooling(pooling)
         self.dim = dim or channels
@@ -30,7 +29,7 @@ class BoT(System):
         if neck:
             # So that the classes' borders lie around the origin (section 3.5).
             self.bottleneck.bias.requires_grad_(False)
-        self.classifier = initialise_classifier(nn.Linear(self.dim, classes, bias=False))
+        self.classifier: nn.Module = initialise_classifier(nn.Linear(self.dim, classes, bias=False))
 
     def _feature(self, x: Tensor) -> Tensor:
         out: Tensor = self.reduction(self.pool(self.backbone(x)))
@@ -38,7 +37,7 @@ class BoT(System):
 
     def forward(self, x: Tensor) -> Trained:
         feature = self._feature(x)
-        return Trained(feature, self.classifier(self.bottleneck(feature)))
+        return Trained(metrics=(feature,), logits=(self.classifier(self.bottleneck(feature)),))
 
     def embed(self, x: Tensor) -> Tensor:
         out: Tensor = self.bottleneck(self._feature(x))

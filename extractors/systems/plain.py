@@ -4,7 +4,7 @@
 from torch import Tensor, nn
 
 from ..pooling import make_pooling
-from .system import System, Trained, initialise_classifier
+from .system import System, Trained, channels_of, initialise_classifier
 
 _DIM = 512
 
@@ -15,8 +15,7 @@ class Plain(System):
 
     def __init__(self, backbone: nn.Module, *, classes: int, pooling: str, dim: int) -> None:
         super().__init__()
-        channels = backbone.channels
-        assert isinstance(channels, int)
+        channels = channels_of(backbone)
         self.backbone = backbone
         self.pool = make_pooling(pooling)
         self.dim = dim or _DIM
@@ -25,7 +24,7 @@ class Plain(System):
 
     def forward(self, x: Tensor) -> Trained:
         feature = self.embed(x)
-        return Trained(feature, self.classifier(feature))
+        return Trained(metrics=(feature,), logits=(self.classifier(feature),))
 
     def embed(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc(self.pool(self.backbone(x)))

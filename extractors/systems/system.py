@@ -2,7 +2,9 @@
 
 import re
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -11,28 +13,33 @@ from reid_index.errors import UsageError
 from ..backbones.convnext import SIZES, ConvNeXt
 from ..backbones.osnet import OSNet
 from ..backbones.resnet import BLOCKS, ResNet
+from ..checkpoint import load_strictly
 
 BACKBONES = (
     "osnet_x0_25, osnet_x0_5, osnet_x0_75, osnet_x1_0 (osnet_ibn_…, osnet_ain_…), resnet18, "
-    "resnet34, resnet50, resnet101 (…_ibn, …_x0_25 for a quarter of the channels), convnext_tiny, "
-    "convnext_small, convnext_base"
+    "resnet34, resnet50, resnet101 (…_ibn, …_x0_25 for a quarter of the channels), convnext_atto, "
+    "convnext_femto, convnext_pico, convnext_tiny, convnext_small, convnext_base (…_simam)"
 )
 """Their names, for people."""
 
 _OSNET = re.compile(r"osnet(?:_(?P<norm>ibn|ain))?_x(?P<width>[01]_\d{1,2})")
 _RESNET = re.compile(r"resnet(?P<depth>\d{1,4})(?P<ibn>_ibn)?(?:_x(?P<width>0_\d{1,4}))?")
-_CONVNEXT = re.compile(r"convnext_(?P<size>[a-z]+)")
+_CONVNEXT = re.compile(r"convnext_(?P<size>[a-z]+)(?P<simam>_simam)?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """What a system yields for B crops in training.
 
-    metric: float32 (B, D), what is compared by distance. logits: (B, classes).
+    metrics: vectors float32 (B, D) each, compared by distance; none where a system only tells
+    persons apart. logits: (B, classes) each, one or more. stripes: (B, P, Dp), compared along their
+    shortest path, None where they are not. also: losses of the system's own, weighted, by name.
     """
 
-    metric: Tensor
-    logits: Tensor
+    metrics: tuple[Tensor, ...] = ()
+    logits: tuple[Tensor, ...]
+    stripes: Tensor | None = None
+    also: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class System(nn.Module):
@@ -42,7 +49,10 @@ class System(nn.Module):
     What only training needs is below `classifier.`: it is not part of a model file.
     """
 
+    backbone: nn.Module
     dim: int
+    has_stages = False
+    """Whether some weights take no part in some stage of the training."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Trained:
@@ -51,6 +61,32 @@ class System(nn.Module):
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
         """For the gallery."""
+
+    def map(self, x: Tensor) -> Tensor:
+        """The backbone's map (B, C, H, W)."""
+        found: Tensor = self.backbone(x)
+        return found
+
+    @property
+    def metric_dims(self) -> tuple[int, ...]:
+        """Of `Trained.metrics`, which centres need to know."""
+        return (self.dim,)
+
+    def begin(self, state: Mapping[str, Tensor], *, path: Path) -> None:
+        """Begin with the weights of a backbone, from the file at path. Raises BadWeights where they
+        do not fit exactly."""
+        load_strictly(self.backbone, state, classifier_prefixes=(), path=path)
+
+    def stage(self, done: float) -> None:
+        """Told before each epoch of a training which share of it is done, 0 … 1, and after the last
+        one 1; for systems that are trained in stages. A new system is as one that is done."""
+
+
+def channels_of(backbone: nn.Module) -> int:
+    """Of the map that a backbone yields."""
+    channels = backbone.channels
+    assert isinstance(channels, int)
+    return channels
 
 
 def make_backbone(name: str) -> "OSNet | ResNet | ConvNeXt":
@@ -66,7 +102,7 @@ def make_backbone(name: str) -> "OSNet | ResNet | ConvNeXt":
         if int(found["depth"]) in BLOCKS and width >= 1 / 16:
             return ResNet(depth=int(found["depth"]), ibn=found["ibn"] is not None, width=width)
     if (found := _CONVNEXT.fullmatch(name)) and found["size"] in SIZES:
-        return ConvNeXt(size=found["size"])
+        return ConvNeXt(size=found["size"], simam=found["simam"] is not None)
     raise UsageError(f"there is no backbone {name!r}; there are {BACKBONES}")
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from reid_index.errors import MissingExtra, UsageError
 
+from ..systems.aligned import aligned_distances
 from ..systems.system import Trained
 
 try:
@@ -21,7 +22,7 @@ except ImportError:
         "training takes its losses from pytorch-metric-learning: pip install 'reid-index[train]'"
     ) from None
 
-METRICS = ("triplet", "circle", "none")
+METRICS = ("triplet", "circle", "triplet+circle", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class LossPlan:
     "circle" with relaxation `relax` and scale `gamma` (Sun et al., CVPR 2020, eq. 6 to 8).
     metric_weight: its weight. center: weight of the mean squared distance to a learnt centre of
     each person (Wen et al., ECCV 2016; 0.0005 in BoT), 0 for none.
+
+    Of a system with several classifiers, or several vectors to compare, each of these is the mean
+    over them, so that a weight means the same for all systems.
     """
 
     identity: float = 1.0
@@ -59,38 +63,71 @@ class LossPlan:
 class Losses(nn.Module):
     """forward: what a system yields and the classes int64 (B,) → the sum, and each part of it.
 
-    A class that is absent from the batch takes no part. For B persons with one crop each there are
-    no pairs to compare, and the metric part is 0.
+    dims: of the vectors that the system compares. A class that is absent from the batch takes no
+    part. For B persons with one crop each there are no pairs to compare, and the metric parts are
+    0. Stripes, where a system yields some, make one more part, "aligned": triplets of their
+    shortest-path distances, chosen by the distances of the first vector, as AlignedReID has it
+    (arXiv 1711.08184, section 3.2). Raises UsageError.
     """
 
-    def __init__(self, plan: LossPlan, *, classes: int, dim: int) -> None:
+    def __init__(self, plan: LossPlan, *, classes: int, dims: tuple[int, ...]) -> None:
         super().__init__()
         self.plan = plan
-        self._miner: BatchHardMiner | None = None
-        self._metric: nn.Module | None = None
-        if plan.metric == "triplet":
-            distance = LpDistance(normalize_embeddings=False)
-            self._miner = BatchHardMiner(distance=distance)
-            self._metric = TripletMarginLoss(
+        names = () if plan.metric == "none" or not plan.metric_weight else plan.metric.split("+")
+        distance = LpDistance(normalize_embeddings=False)
+        self._miner = BatchHardMiner(distance=distance)
+        self._metrics: dict[str, nn.Module] = {}
+        if "triplet" in names:
+            self._metrics["triplet"] = TripletMarginLoss(
                 margin=plan.margin, distance=distance, reducer=MeanReducer()
             )
-        elif plan.metric == "circle":
-            self._metric = CircleLoss(
+        if "circle" in names:
+            self._metrics["circle"] = CircleLoss(
                 m=plan.relax, gamma=plan.gamma, distance=CosineSimilarity(), reducer=MeanReducer()
             )
-        self.centers = nn.Parameter(torch.randn(classes, dim)) if plan.center else None
+        if plan.center and not dims:
+            raise UsageError("this system compares no vectors, so there are no centres to learn")
+        self.centers = nn.Parameter(torch.randn(classes, sum(dims))) if plan.center else None
 
     def forward(self, out: Trained, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         plan = self.plan
-        logits, metric = out.logits.float(), out.metric.float()
+        metrics = [one.float() for one in out.metrics]
         parts: dict[str, Tensor] = {}
         if plan.identity:
-            smoothed = functional.cross_entropy(logits, classes, label_smoothing=plan.smoothing)
-            parts["identity"] = plan.identity * smoothed
-        if self._metric is not None and plan.metric_weight:
-            mined = () if self._miner is None else (self._miner(metric, classes),)
-            parts[plan.metric] = plan.metric_weight * self._metric(metric, classes, *mined)
-        if self.centers is not None:
-            apart = (metric - self.centers[classes]).pow(2).sum(dim=1)
+            told = [
+                functional.cross_entropy(one.float(), classes, label_smoothing=plan.smoothing)
+                for one in out.logits
+            ]
+            parts["identity"] = plan.identity * _mean(told)
+        mined = [self._miner(one, classes) for one in metrics] if self._metrics else []
+        for name, loss in self._metrics.items():
+            found = [
+                loss(one, classes, triplets) if name == "triplet" else loss(one, classes)
+                for one, triplets in zip(metrics, mined, strict=True)
+            ]
+            if found:
+                parts[name] = plan.metric_weight * _mean(found)
+        if out.stripes is not None and mined:
+            parts["aligned"] = plan.metric_weight * _aligned(
+                out.stripes.float(), mined[0], margin=plan.margin
+            )
+        if self.centers is not None and metrics:
+            apart = (torch.cat(metrics, dim=1) - self.centers[classes]).pow(2).sum(dim=1)
             parts["center"] = plan.center * apart.clamp(1e-12, 1e12).mean()
+        parts |= out.also
+        if not parts:
+            raise UsageError(
+                "this system compares no vectors, so without classes nothing would be learnt"
+            )
         return torch.stack(list(parts.values())).sum(), parts
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def _aligned(stripes: Tensor, triplets: tuple[Tensor, Tensor, Tensor], *, margin: float) -> Tensor:
+    """The triplet loss (margin in the distance) of stripes (B, P, Dp); 0 without triplets."""
+    anchor, same, other = (stripes[rows] for rows in triplets)
+    apart = aligned_distances(anchor, same) - aligned_distances(anchor, other)
+    return functional.relu(apart + margin).sum() / max(1, len(apart))

@@ -188,6 +188,7 @@ class _Run:
     """A training under way. epoch: how many are done. told: of them."""
 
     training: Training
+    persons: int
     batches: Batches
     system: System
     losses: Losses
@@ -227,7 +228,7 @@ class _Run:
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
             system = make_system(training.plan, classes=persons)
-            losses = Losses(training.losses, classes=persons, dim=system.dim)
+            losses = Losses(training.losses, classes=persons, dims=system.metric_dims)
         start(system)
         _try_out(system, training.preprocess)
         # Laid out so, the processor's and the GPU's convolutions are fastest.
@@ -235,10 +236,11 @@ class _Run:
         losses = losses.to(device)
         run = cls(
             training=training,
+            persons=persons,
             batches=batches,
             system=system,
             losses=losses,
-            wrapped=DistributedDataParallel(system) if here.count > 1 else system,
+            wrapped=_shared(system) if here.count > 1 else system,
             average=_average(system, training.ema) if training.ema else None,
             optimiser=torch.optim.Adam(
                 [one for one in system.parameters() if one.requires_grad],
@@ -303,8 +305,9 @@ class _Run:
         source: nn.Module = self.system if self.average is None else self.average.module
         state = {name: one.cpu() for name, one in source.state_dict().items()}
         with torch.random.fork_rng():
-            copy = make_system(self.training.plan, classes=len(state["classifier.weight"]))
+            copy = make_system(self.training.plan, classes=self.persons)
         copy.load_state_dict(state)
+        copy.stage(self.epoch / self.training.epochs)
         return copy.eval()
 
     def learn(
@@ -321,6 +324,7 @@ class _Run:
         begin = time.perf_counter()
         sums: dict[str, float] = {}
         self.wrapped.train()
+        self.system.stage(self.epoch / self.training.epochs)
         with torch.random.fork_rng():
             torch.manual_seed(hash((self.training.seed, self.epoch, self.here.rank)) % 2**63)
             for number, (chosen, images) in enumerate(self._prepared(crops, mine, preparer)):
@@ -360,10 +364,11 @@ class _Run:
         self.scaler.step(self.optimiser)
         if self.centers is not None:
             self.scaler.unscale_(self.centers)
-            for one in self.losses.parameters():
-                assert one.grad is not None
-                one.grad.div_(training.losses.center)
-            self.scaler.step(self.centers)
+            grads = [one.grad for one in self.losses.parameters() if one.grad is not None]
+            for grad in grads:
+                grad.div_(training.losses.center)
+            if grads:  # there is a stage without
+                self.scaler.step(self.centers)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.system)
@@ -383,9 +388,9 @@ class _Run:
         for the system's."""
         if self.here.count > 1:
             for one in self.losses.parameters():
-                assert one.grad is not None
-                torch.distributed.all_reduce(one.grad)
-                one.grad.div_(self.here.count)
+                if one.grad is not None:
+                    torch.distributed.all_reduce(one.grad)
+                    one.grad.div_(self.here.count)
 
     def _prepared(
         self,
@@ -412,6 +417,11 @@ class _Run:
             if number + _AHEAD < len(batches):
                 waiting.append(preparer.submit(make, number + _AHEAD))
             yield chosen, images
+
+
+def _shared(system: System) -> DistributedDataParallel:
+    """One of several processes' copies. What a stage of the training leaves out has no gradient."""
+    return DistributedDataParallel(system, find_unused_parameters=system.has_stages)
 
 
 def _average(system: System, kept: float) -> AveragedModel:
