@@ -10,7 +10,7 @@ stepped weights, beside forward and backward of the same network on the same bat
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,23 +65,27 @@ def variants(training: Training) -> dict[str, Training]:
     }
 
 
-class _Crops:
-    """Crops of a split, decoded: to train on, and both sides to be scored on."""
+class Crops:
+    """Crops of a split, decoded for a network that is fed so: to train on, and both sides to be
+    scored on."""
 
-    def __init__(self, folder: Path, split: Path) -> None:
+    def __init__(self, folder: Path, split: Path, preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
         parts: dict[str, Labelled] = {
             part: read_labelled([split_pictures(folder, split, part)])
             for part in ("train", "query", "gallery")
         }
-        self.train = decode(parts["train"], _FED)
+        self.train = decode(parts["train"], preprocess)
         self.classes = parts["train"].classes
-        self._sides = [(decode(parts[part], _FED), parts[part]) for part in ("query", "gallery")]
+        self._sides = [
+            (decode(parts[part], preprocess), parts[part]) for part in ("query", "gallery")
+        ]
 
     def score(self, system: System) -> tuple[float, float]:
         """mAP and rank-1."""
         vectors, persons, cameras = [], [], []
         for crops, labelled in self._sides:
-            vectors.append(_vectors(system, crops))
+            vectors.append(_vectors(system, crops, self._preprocess))
             columns = [person.columns for _, person in labelled.people]
             persons.append([one["person"] for one in columns])
             cameras.append([one["camera"] for one in columns])
@@ -89,11 +93,13 @@ class _Crops:
         return found.mAP, float(found.cmc[0])
 
 
-def _vectors(system: System, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _vectors(
+    system: System, crops: NDArray[np.uint8], preprocess: Preprocess
+) -> NDArray[np.float32]:
     found = []
     with torch.inference_mode():
         for start in range(0, len(crops), 128):
-            fed = np.stack([_FED.normalise(crop) for crop in crops[start : start + 128]])
+            fed = np.stack([preprocess.normalise(crop) for crop in crops[start : start + 128]])
             found.append(system.embed(torch.from_numpy(fed)).numpy())
     vectors = np.concatenate(found)
     normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -116,7 +122,7 @@ def ablate(
     folder: Path, split: Path, backbone: str, epochs: int, seeds: int, out: Path | None
 ) -> None:
     """Train with one thing left out at a time."""
-    crops = _Crops(folder, split)
+    crops = Crops(folder, split, _FED)
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name, training in variants(whole(backbone, epochs=epochs)).items():
@@ -131,21 +137,24 @@ def ablate(
             )
             click.echo(f"{name}, seed {seed}: mAP {mAP:.4f}, rank-1 {first:.4f}, {seconds:.0f} s")
             keep(out, {"benchmark": "ablate", "backbone": backbone, "epochs": epochs, "runs": runs})
-    for line in _table(runs):
+    for line in table(runs, dict.fromkeys(variants(whole(backbone, epochs=epochs)), "whole")):
         click.echo(line)
 
 
-def _table(runs: list[dict[str, Any]]) -> Iterator[str]:
-    """Means with their range, and the mean difference to the whole of the same seed."""
+def table(runs: list[dict[str, Any]], bases: Mapping[str, str]) -> Iterator[str]:
+    """Means with their range, and the mean difference to its base, each seed's to that of the same
+    seed. bases: by name, for those that have one."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         by_name.setdefault(run["name"], []).append(run)
-    base = {run["seed"]: run for run in by_name["whole"]}
-    yield "| | mAP | rank-1 | mAP, less the whole of the same seed |\n|---|---|---|---|"
+    yield "| | mAP | rank-1 | mAP, less its base's | base |\n|---|---|---|---|---|"
     for name, some in by_name.items():
         cells = [_cell([run[key] for run in some], "") for key in ("mAP", "rank-1")]
-        cells.append(_cell([run["mAP"] - base[run["seed"]]["mAP"] for run in some], "+"))
-        yield f"| {name} | {' | '.join(cells)} |"
+        base = bases.get(name, "")
+        its = {run["seed"]: run["mAP"] for run in by_name.get(base, [])}
+        gains = [run["mAP"] - its[run["seed"]] for run in some if run["seed"] in its]
+        cells.append(_cell(gains, "+") if gains and base != name else "")
+        yield f"| {name} | {' | '.join(cells)} | {base if base != name else ''} |"
 
 
 def _cell(shares: list[float], sign: str) -> str:
@@ -164,7 +173,7 @@ def speed(
     folder: Path, split: Path, backbone: str, batches: int, rounds: int, out: Path | None
 ) -> None:
     """Time training beside its network alone."""
-    crops = _Crops(folder, split)
+    crops = Crops(folder, split, _FED)
     training = replace(whole(backbone, epochs=1), plan=Plan(backbone=backbone, dim=512))
     run = training_module._Run.begin(
         training,

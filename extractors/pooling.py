@@ -47,8 +47,8 @@ class StripePool(nn.Module):
         if height % self.stripes:
             fitting = [str(count) for count in range(1, height + 1) if height % count == 0]
             raise UsageError(
-                f"a map of {height} rows cannot be cut into {self.stripes} equal stripes: give "
-                f"--stripes {' or '.join(fitting)}, or an --input-size of another height"
+                f"a map of {height} rows cannot be cut into {self.stripes} equal stripes: give an "
+                f"--input-size of another height, or --stripes {' or '.join(fitting)}"
             )
         rows = height // self.stripes
         cut = x.reshape(batch, channels, self.stripes, rows, width).transpose(1, 2)

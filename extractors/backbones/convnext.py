@@ -86,16 +86,20 @@ class _Block(nn.Module):
 class ConvNeXt(nn.Module):
     """size: one of SIZES. drop_path: how often the last block's branch is dropped in training; the
     others' more seldom, rising from 0 (stochastic depth). simam: in each block; without weights.
+    width: multiplies all channels; published weights have 1.
 
     forward: float32 (B, 3, H, W), H and W ≥ 32 → (B, `channels`, H // 32, W // 32), not normalised.
     """
 
-    def __init__(self, *, size: str, drop_path: float = 0.0, simam: bool = False) -> None:
+    def __init__(
+        self, *, size: str, drop_path: float = 0.0, simam: bool = False, width: float = 1.0
+    ) -> None:
         super().__init__()
         self.simam = simam
         if size not in SIZES:
             raise UsageError(f"there is no ConvNeXt {size!r}; there are {', '.join(SIZES)}")
-        counts, widths = SIZES[size]
+        counts, published = SIZES[size]
+        widths = [int(base * width) for base in published]
         self.channels = widths[-1]
         last = sum(counts) - 1
         drops = (drop_path * number / last for number in range(last + 1))
@@ -107,9 +111,9 @@ class ConvNeXt(nn.Module):
             )
         self.stages = nn.ModuleList(
             nn.Sequential(
-                *(_Block(width, drop=next(drops), scale=1e-6, simam=simam) for _ in range(count))
+                *(_Block(wide, drop=next(drops), scale=1e-6, simam=simam) for _ in range(count))
             )
-            for count, width in zip(counts, widths, strict=True)
+            for count, wide in zip(counts, widths, strict=True)
         )
         for part in self.modules():
             if isinstance(part, nn.Conv2d | nn.Linear):

@@ -18,13 +18,13 @@ from ..checkpoint import load_strictly
 BACKBONES = (
     "osnet_x0_25, osnet_x0_5, osnet_x0_75, osnet_x1_0 (osnet_ibn_…, osnet_ain_…), resnet18, "
     "resnet34, resnet50, resnet101 (…_ibn, …_x0_25 for a quarter of the channels), convnext_atto, "
-    "convnext_femto, convnext_pico, convnext_tiny, convnext_small, convnext_base (…_simam)"
+    "convnext_femto, convnext_pico, convnext_tiny, convnext_small, convnext_base (…_x0_25, …_simam)"
 )
 """Their names, for people."""
 
 _OSNET = re.compile(r"osnet(?:_(?P<norm>ibn|ain))?_x(?P<width>[01]_\d{1,2})")
 _RESNET = re.compile(r"resnet(?P<depth>\d{1,4})(?P<ibn>_ibn)?(?:_x(?P<width>0_\d{1,4}))?")
-_CONVNEXT = re.compile(r"convnext_(?P<size>[a-z]+)(?P<simam>_simam)?")
+_CONVNEXT = re.compile(r"convnext_(?P<size>[a-z]+)(?:_x(?P<width>0_\d{1,4}))?(?P<simam>_simam)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,9 @@ def make_backbone(name: str) -> "OSNet | ResNet | ConvNeXt":
         if int(found["depth"]) in BLOCKS and width >= 1 / 16:
             return ResNet(depth=int(found["depth"]), ibn=found["ibn"] is not None, width=width)
     if (found := _CONVNEXT.fullmatch(name)) and found["size"] in SIZES:
-        return ConvNeXt(size=found["size"], simam=found["simam"] is not None)
+        width = float((found["width"] or "1").replace("_", "."))
+        if width >= 1 / 16:
+            return ConvNeXt(size=found["size"], simam=found["simam"] is not None, width=width)
     raise UsageError(f"there is no backbone {name!r}; there are {BACKBONES}")
 
 
