@@ -189,6 +189,7 @@ def _from_shards(shards: Sequence[Path], out: Path, *, dtype: str) -> int:
             dim=header.dim,
             fingerprint=header.fingerprint,
             metric=header.metric,
+            matcher=header.matcher,
             dtype=dtype,
             recipe={"extractor": header.fingerprint.name, "weights": None, "preprocess": None},
         )
@@ -269,6 +270,7 @@ def _from_pictures(
             dim=opened.dim,
             fingerprint=opened.fingerprint,
             metric=metric,
+            matcher=opened.matcher,
             dtype=dtype,
             recipe=recipe(extractor, weights=weights, preprocess=fed),
         )

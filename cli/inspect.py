@@ -63,6 +63,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
 def _facts(gallery: "Gallery") -> dict[str, Any]:
     import pyarrow.compute as pc
 
+    from reid_index.matcher import told
+
     manifest, items = gallery.manifest, gallery.items
     cameras = pc.value_counts(items["camera"].drop_null()).to_pylist()
     return {
@@ -73,6 +75,7 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
         "format": _format(gallery),
         "created": manifest.created.isoformat(),
         "metric": str(gallery.metric),
+        "matcher": None if gallery.matcher is None else told(gallery.matcher),
         "dimensions": gallery.dim,
         "stored_as": manifest.dtype,
         "shards": len(manifest.shards),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid_index.fingerprint import Fingerprint
+from reid_index.matcher import Matcher
 
 Crop = NDArray[np.uint8]
 """A person's picture: uint8 (height, width, 3), RGB, 0…255, any size from 1×1."""
@@ -48,6 +49,12 @@ class Extractor(ABC):
     @abstractmethod
     def dim(self) -> int:
         """D, the width of `Embedding.global_`."""
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """How `Embedding.parts` of two items are compared; None where items are by `global_`
+        alone, parts or not."""
+        return None
 
     @abstractmethod
     def prepare(self, crop: Crop) -> NDArray[Any]:

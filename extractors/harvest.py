@@ -98,6 +98,8 @@ def harvest(
         "dtype": dtype,
         "root": str(source.root),
     }
+    if extractor.matcher is not None:
+        job["matcher"] = extractor.matcher.to_json()
     journal = Journal.open(folder, job, source, strict=strict)
     resumed = sum(part.rows for part in journal.parts)
     progress(resumed + sum(part.skipped for part in journal.parts))
@@ -147,6 +149,7 @@ def _write_part(
             metric=metric,
             dtype=dtype,
             root=str(buffer.root),
+            matcher=extractor.matcher,
         )
     journal.add(Part(name, buffer.rows, buffer.pictures, buffer.skipped, buffer.digest.hexdigest()))
 

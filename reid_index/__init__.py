@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .fingerprint import Fingerprint
     from .gallery import Gallery
     from .knn import Neighbours
+    from .matcher import Matcher
     from .metric import Metric
     from .rerank import Reranking, rerank_distances, rerank_joint
     from .result import Match, Result
@@ -24,6 +25,7 @@ __all__ = [
     "Fingerprint",
     "Gallery",
     "Match",
+    "Matcher",
     "Metric",
     "Neighbours",
     "ReidIndexError",
@@ -44,6 +46,7 @@ _HOME = {
     "Fingerprint": "fingerprint",
     "Gallery": "gallery",
     "Match": "result",
+    "Matcher": "matcher",
     "Metric": "metric",
     "Neighbours": "knn",
     "ReidIndexError": "errors",

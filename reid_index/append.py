@@ -14,6 +14,7 @@ from .commit import describe
 from .errors import BadItems, BadShard, DimensionMismatch, ExtractorMismatch, UsageError
 from .fingerprint import Fingerprint
 from .manifest import Event, Manifest, ShardEntry
+from .matcher import told
 from .shard import (
     FILES,
     Shard,
@@ -47,22 +48,70 @@ def checked_vectors(vectors: ArrayLike, *, dim: int) -> NDArray[np.generic]:
     return array
 
 
-def of_rows(vectors: NDArray[np.generic], items: pa.Table, *, root: Path | str) -> NewShard:
-    """A new shard of vectors (n, D) and their items. Raises BadItems for a root that no file can
-    hold."""
+def checked_parts(
+    parts: ArrayLike | None, manifest: Manifest, *, rows: int
+) -> NDArray[np.generic] | None:
+    """The parts of so many rows as an array (n, P, Dp), None where the gallery has none.
+
+    Raises UsageError where it has no matcher and they are given, or has one and they are not, and
+    DimensionMismatch.
+    """
+    if manifest.matcher is None:
+        if parts is not None:
+            raise UsageError(
+                "this gallery compares items by their vectors alone, so parts say nothing: leave "
+                "them out, or make a gallery with a matcher"
+            )
+        return None
+    if parts is None:
+        raise UsageError(
+            f"this gallery compares items by {told(manifest.matcher)}, too: add vectors with their "
+            "parts"
+        )
+    array = as_parts(parts)
+    if array.ndim != 3 or len(array) != rows:
+        raise DimensionMismatch(
+            f"parts of the shape {array.shape} for {rows} vectors: ({rows}, P, Dp) is needed"
+        )
+    return array
+
+
+def as_parts(parts: ArrayLike) -> NDArray[np.generic]:
+    """Parts as an array of real numbers, of any shape. Raises UsageError."""
+    try:
+        array = np.asarray(parts)
+    except ValueError as error:
+        raise UsageError(f"parts are numbers, (P, Dp) of each item: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise UsageError(f"parts must be real numbers, got {array.dtype}")
+    return array
+
+
+def of_rows(
+    vectors: NDArray[np.generic],
+    items: pa.Table,
+    *,
+    parts: NDArray[np.generic] | None,
+    root: Path | str,
+) -> NewShard:
+    """A new shard of vectors (n, D), their parts (n, P, Dp), if there are any, and their items.
+    Raises BadItems for a root that no file can hold."""
     folder_of_sources = str(root)
     if not _is_utf8(folder_of_sources):
         raise BadItems(f"root {folder_of_sources!r} is not UTF-8, so no gallery can hold it")
 
+    arrays = {"global": vectors} | ({} if parts is None else {"parts": parts})
+
     def write(folder: Path, manifest: Manifest) -> None:
         write_shard(
             folder,
-            arrays={"global": ArrayStream.of(vectors)},
+            arrays={name: ArrayStream.of(array) for name, array in arrays.items()},
             items=numbered([items], manifest.next_item),
             fingerprint=manifest.fingerprint,
             metric=manifest.metric,
             dtype=manifest.dtype,
             root=folder_of_sources,
+            matcher=manifest.matcher,
         )
 
     return write
@@ -94,6 +143,11 @@ def check_shard(shard: Shard, manifest: Manifest, *, of: Path) -> None:
             f"{shard.folder} was written for {shard.header.metric}, the gallery compares by "
             f"{manifest.metric}: write it again for that"
         )
+    if shard.header.matcher != manifest.matcher:
+        raise BadShard(
+            f"{shard.folder} is to be compared by {told(shard.header.matcher)}, the gallery by "
+            f"{told(manifest.matcher)}: write it again for that, or build a gallery of its own"
+        )
     check_fingerprint(shard.header.fingerprint, manifest, of=str(shard.folder), gallery=of)
 
 
@@ -111,7 +165,9 @@ def check_fingerprint(
 
 def check_same_extractor(present: Manifest, known: Manifest, *, of: Path) -> None:
     """Raise ExtractorMismatch where the gallery was rebuilt since it was opened."""
-    of_present, of_known = ((one.fingerprint, one.dim, one.metric) for one in (present, known))
+    of_present, of_known = (
+        (one.fingerprint, one.dim, one.metric, one.matcher) for one in (present, known)
+    )
     if of_present != of_known:
         raise ExtractorMismatch(
             f"{of} was rebuilt with another extractor since it was opened: refresh it, and add "

@@ -38,7 +38,7 @@ from .manifest import (
     from_json,
     to_json,
 )
-from .shard import FORMAT, check_format
+from .shard import FORMAT, MATCHER, check_format
 
 _LARGEST_CURRENT = 2**16
 """Bytes of CURRENT that are read: a newer format may say more in it than this one's 200."""
@@ -147,7 +147,7 @@ def _read_present(gallery: Path, content: bytes) -> Manifest:
         data = _read_json(path, current["sha256"])
         if data["format"] != current["format"]:
             raise ValueError(f"it has format {data['format']}, CURRENT {current['format']}")
-        manifest = from_json(data)
+        manifest = _manifest(data, path)
     except FileNotFoundError:
         raise CorruptGallery(f"{path} is gone: restore it from a copy") from None
     except FormatTooNew:
@@ -165,6 +165,13 @@ def _read_present(gallery: Path, content: bytes) -> Manifest:
     return manifest
 
 
+def _manifest(data: Any, path: Path) -> Manifest:
+    try:
+        return from_json(data)
+    except FormatTooNew as error:
+        raise FormatTooNew(f"{path}: {error}") from None
+
+
 def _read_json(path: Path, sha256: str | None) -> Any:
     with path.open("rb") as file:
         raw = file.read(_LARGEST + 1)
@@ -173,7 +180,7 @@ def _read_json(path: Path, sha256: str | None) -> Any:
     if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
         raise ValueError("its bytes have changed since it was written (sha256 differs)")
     data = json.loads(raw)
-    check_format(data, path, known=[DELETIONS])
+    check_format(data, path, known=[DELETIONS, MATCHER])
     return data
 
 

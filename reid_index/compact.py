@@ -226,6 +226,7 @@ def _write(
         dtype=manifest.dtype,
         root=first.header.root,
         normalise=False,
+        matcher=manifest.matcher,
     )
     return pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.int64())
 

@@ -19,6 +19,7 @@ from .append import (
     check_fingerprint,
     check_same_extractor,
     check_shard,
+    checked_parts,
     checked_vectors,
     has_added,
     of_rows,
@@ -32,6 +33,7 @@ from .generation import Generation
 from .items import item_table
 from .knn import Neighbours
 from .manifest import AttachedEntry, Manifest, Past
+from .matcher import Matcher
 from .metric import Metric, parse_metric
 from .query import answer, answers, check_k, neighbours
 from .query_vectors import query_batch
@@ -81,6 +83,7 @@ class Gallery:
         metric: Metric | str = Metric.COSINE,
         dtype: str = "float32",
         recipe: Mapping[str, Any] | None = None,
+        matcher: Matcher | None = None,
     ) -> "Gallery":
         """Make an empty gallery in a new or empty folder and open it.
 
@@ -88,7 +91,8 @@ class Gallery:
         your own, `Fingerprint(name="external:NAME", version="1")`. metric: "cosine",
         "inner_product" or "euclidean". dtype: "float32", or "float16" for half the size and
         similarities good to about 1e-3. recipe: JSON that whoever queries can make the extractor
-        from; kept, never interpreted.
+        from; kept, never interpreted. matcher: how items' parts are compared beside their vectors
+        (see matcher.py); all that is added then has parts.
 
         Raises GalleryExists where path holds anything else, UsageError, GalleryLocked.
         """
@@ -99,6 +103,7 @@ class Gallery:
             metric=parse_metric(metric),
             dtype=dtype,
             recipe=recipe or {},
+            matcher=matcher,
         )
         return cls.open(path)
 
@@ -170,6 +175,11 @@ class Gallery:
         return self.manifest.fingerprint
 
     @property
+    def matcher(self) -> Matcher | None:
+        """How its items' parts are compared; None where items are by their vectors alone."""
+        return self.manifest.matcher
+
+    @property
     def items(self) -> pa.Table:
         """All items, every standard column present, in the order of the rows."""
         return self._generation.items
@@ -213,6 +223,7 @@ class Gallery:
         vectors: ArrayLike,
         items: pa.Table | Sequence[Mapping[str, Any]] | None = None,
         *,
+        parts: ArrayLike | None = None,
         root: str = "",
         key: str | None = None,
     ) -> bool:
@@ -221,15 +232,18 @@ class Gallery:
         vectors: (n, D) floats of the gallery's extractor, any memory order; never changed.
         items: n rows of item columns (see items.STANDARD; further columns are kept), as a table
         or as mappings. Item ids are given here unless they come along.
+        parts: (n, P, Dp) floats of the same extractor, where the gallery has a matcher.
         root: the folder that `source` is relative to. key: see `add_shards`; whether the rows were
         added is returned.
 
-        Raises DimensionMismatch, NotFiniteError, BadItems, GalleryLocked; the gallery is then as
-        it was.
+        Raises DimensionMismatch, NotFiniteError, BadItems, BadShard (parts of another shape than
+        the gallery's), UsageError, GalleryLocked; the gallery is then as it was.
         """
         array = checked_vectors(vectors, dim=self.dim)
+        its_parts = checked_parts(parts, self.manifest, rows=len(array))
         table = item_table(items, rows=len(array))
-        return len(array) > 0 and self._append(of_rows(array, table, root=root), key=key)
+        new = of_rows(array, table, parts=its_parts, root=root)
+        return len(array) > 0 and self._append(new, key=key)
 
     def add_shards(self, folders: Sequence[Path | str], *, key: str | None = None) -> bool:
         """Add shards in one commit, their rows in order as one new shard; see `add`. Whether they
@@ -320,8 +334,9 @@ class Gallery:
         progress: Callable[[int], object] = lambda _rows: None,
     ) -> "Rebuilt":
         """Give the items vectors of another extractor, in one commit: fingerprint, dimensions,
-        metric and type become those of the shards, what is known of the items stays. Deleted items
-        are left behind, as `compact` does; so are readers, and what is attached is made again.
+        metric, matcher and type become those of the shards, what is known of the items stays.
+        Deleted items are left behind, as `compact` does; so are readers, and what is attached is
+        made again.
 
         shards: vectors whose column `item` names the items they are of; further columns, and items
         that the gallery has not (any longer), are not used. recipe: as in `create`.

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .fingerprint import Fingerprint
+from .matcher import Matcher
 from .metric import Metric
-from .shard import FORMAT
+from .shard import FORMAT, MATCHER, matcher_from_json
 
 DELETIONS = "deletions"
 """What a reader must know of to read a manifest with deleted rows."""
@@ -130,7 +131,8 @@ class Owed:
 class Manifest:
     """One generation of a gallery.
 
-    metric, dim, dtype, fingerprint: fixed when the gallery is made, or rebuilt.
+    metric, dim, dtype, fingerprint, matcher: fixed when the gallery is made, or rebuilt; matcher is
+        None where items are compared by their vectors alone.
     recipe: how to make the extractor again, in the words of whoever built the gallery: a JSON
         object, never interpreted here.
     next_item: the smallest item id not given yet.
@@ -163,6 +165,7 @@ class Manifest:
     keys: tuple[str, ...] = ()
     owed: tuple[Owed, ...] = ()
     identity: str | None = None
+    matcher: Matcher | None = None
 
     @property
     def stored(self) -> int:
@@ -215,7 +218,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
     previous = manifest.previous
     return {
         "format": list(FORMAT),
-        "requires": [DELETIONS] if manifest.deleted else [],
+        "requires": requirements(manifest),
         "generation": manifest.generation,
         "created": manifest.created.isoformat(),
         "event": _event_to_json(manifest.event),
@@ -223,6 +226,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
         "dim": manifest.dim,
         "dtype": manifest.dtype,
         "fingerprint": manifest.fingerprint.to_json(),
+        "matcher": None if manifest.matcher is None else manifest.matcher.to_json(),
         "recipe": dict(manifest.recipe),
         "next_item": manifest.next_item,
         "columns": None if manifest.columns is None else dict(manifest.columns),
@@ -255,6 +259,12 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
             for attached in manifest.attached
         ],
     }
+
+
+def requirements(manifest: Manifest) -> list[str]:
+    """What a reader must know of."""
+    needed = {DELETIONS: manifest.deleted > 0, MATCHER: manifest.matcher is not None}
+    return [name for name, is_needed in needed.items() if is_needed]
 
 
 def _event_to_json(event: Event) -> dict[str, Any]:
@@ -309,6 +319,7 @@ def from_json(data: Any) -> Manifest:
             Owed(kind=str(owed["kind"]), about=dict(owed["about"])) for owed in data.get("owed", ())
         ),
         identity=None if data.get("identity") is None else str(data["identity"]),
+        matcher=matcher_from_json(data),
     )
     if not re.fullmatch("[0-9a-f]{32}", manifest.identity or "0" * 32):
         raise ValueError("its identity is not 32 hex digits")

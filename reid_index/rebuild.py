@@ -166,7 +166,7 @@ class Made:
             if _properties(shard) != _properties(first) or _shapes(shard) != self.arrays:
                 raise BadShard(
                     f"{shard.folder} and {first.folder} are not of one extractor, metric, type "
-                    "and shape: a gallery has vectors of one kind"
+                    "and shape, or of one matcher: a gallery has vectors of one kind"
                 )
         ids = np.concatenate([_ids_named(shard) for shard in self._shards])
         self._rows = np.argsort(ids, kind="stable")
@@ -205,7 +205,7 @@ class Made:
 
 def _properties(shard: Shard) -> tuple[object, ...]:
     header = shard.header
-    return header.fingerprint, header.metric, header.dtype, header.dim
+    return header.fingerprint, header.metric, header.dtype, header.dim, header.matcher
 
 
 def _shapes(shard: Shard) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -263,6 +263,7 @@ def _rewrite(
             dim=made.header.dim,
             dtype=made.header.dtype,
             fingerprint=made.header.fingerprint,
+            matcher=made.header.matcher,
             recipe=dict(recipe),
             shards=tuple(shards),
             columns=columns,
@@ -334,5 +335,6 @@ def _write(
         metric=made.header.metric,
         dtype=made.header.dtype,
         root=root,
+        matcher=made.header.matcher,
     )
     return pa.chunked_array([pa.array(ids, pa.int64())])

@@ -33,14 +33,19 @@ from .errors import (
 from .files import create, json_bytes, write_file, write_folder
 from .fingerprint import Fingerprint
 from .items import conform, stack, type_text
+from .matcher import Matcher, told
 from .metric import Metric
 from .reading import PARQUET_ERRORS, ParquetTable, number, parse_json, shown, text, whole
 from .vectors import HDF5_ERRORS, NAMES, ArrayStream, map_vectors, write_vectors
 
-FORMAT = (1, 3)
+FORMAT = (1, 4)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")
+
+MATCHER = "matcher"
+"""What a reader must know of to read a shard or manifest with a matcher: by their vectors alone its
+items would be ranked otherwise."""
 
 _LAST_ITEM = 2**62
 """Item ids stay below: one near the end of int64 would leave no room for those that follow."""
@@ -61,6 +66,7 @@ class ShardHeader:
     max_norm: the largest L2 norm of a row of `global`.
     metric: how the rows are meant to be compared.
     root: the folder that `source` is relative to; "" where no pictures exist.
+    matcher: how the rows' `parts` are compared; None where the rows are by `global` alone.
     """
 
     rows: int
@@ -71,6 +77,7 @@ class ShardHeader:
     metric: Metric
     root: str
     fingerprint: Fingerprint
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,9 @@ class Shard:
         for name, array in arrays.items():
             if array.shape[0] != self.header.rows:
                 raise BadShard(f"{self.folder}: {name} has {len(array)} rows, not {expected[0]}")
+        wrong = unmatched(self.header.matcher, {name: one.shape for name, one in arrays.items()})
+        if wrong:
+            raise BadShard(f"{self.folder}: {wrong}: restore it")
         return arrays
 
     @property
@@ -224,6 +234,7 @@ def write_shard(
     dtype: str = "float32",
     root: str = "",
     normalise: bool = True,
+    matcher: Matcher | None = None,
 ) -> None:
     """Write a shard folder in one step; nothing is left of it when something raises.
 
@@ -233,9 +244,11 @@ def write_shard(
     ("float32" or "float16"); parts are stored in it too. normalise: False for rows of another
     shard, which are already as they are to be stored: doing it twice would change last bits.
     items: tables whose rows add up to N, in the order of the vectors, all of one schema.
+    matcher: how the parts are compared; it needs them, all of them visible, and cosine.
 
     Raises NotFiniteError for NaN, Inf, a zero vector under cosine, or an overflow of dtype;
-    BadItems for items that do not fit; FileExistsError where path is taken.
+    BadItems for items that do not fit; BadShard for arrays that do not; UsageError for a matcher
+    and another metric; FileExistsError where path is taken.
     """
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}: vectors are stored as float32 or float16")
@@ -244,6 +257,10 @@ def write_shard(
     shape = arrays["global"].shape
     if len(shape) != 2 or shape[1] < 1:
         raise BadShard(f"vectors must have the shape (rows, dim), got {shape}")
+    check_matcher(matcher, metric)
+    wrong = unmatched(matcher, {name: stream.shape for name, stream in arrays.items()})
+    if wrong:
+        raise BadShard(f"{path}: {wrong}")
     checked = _Checked(metric=metric, dtype=dtype, normalise=normalise)
     streams = {"global": ArrayStream(shape, dtype, map(checked, arrays["global"].pieces))}
     for name in [name for name in NAMES[1:] if name in arrays]:
@@ -266,10 +283,33 @@ def write_shard(
             metric=metric,
             root=root,
             fingerprint=fingerprint,
+            matcher=matcher,
         )
         write_file(folder / "shard.json", json_bytes(_header_to_json(header)), sync=False)
 
     write_folder(path, fill)
+
+
+def check_matcher(matcher: Matcher | None, metric: Metric) -> None:
+    """Raise UsageError for a matcher where vectors are not compared by cosine."""
+    if matcher is not None and metric is not Metric.COSINE:
+        raise UsageError(
+            f"a matcher adds distances of parts to those of cosine, and these are compared by "
+            f"{metric}: choose cosine, or leave the matcher out"
+        )
+
+
+def unmatched(matcher: Matcher | None, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Why a matcher cannot compare arrays of those shapes, None where it can."""
+    if matcher is None:
+        return None
+    if "parts" not in shapes:
+        return f"it has no parts, and its matcher ({told(matcher)}) compares them"
+    if len(shapes["parts"]) != 3 or min(shapes["parts"][1:]) < 1:
+        return f"parts have the shape {tuple(shapes['parts'])}, and (rows, P, Dp) is needed"
+    if "visible" in shapes:
+        return f"the matcher {matcher.name} compares all parts and knows no hidden ones (visible)"
+    return None
 
 
 def _stored(name: str, stream: ArrayStream, kind: str) -> Iterator[NDArray[np.generic]]:
@@ -383,7 +423,7 @@ def check_format(data: Any, path: Path, *, known: Sequence[str] = ()) -> None:
 def _header_to_json(header: ShardHeader) -> dict[str, Any]:
     return {
         "format": list(FORMAT),
-        "requires": [],
+        "requires": [] if header.matcher is None else [MATCHER],
         "rows": header.rows,
         "dim": header.dim,
         "dtype": header.dtype,
@@ -392,11 +432,12 @@ def _header_to_json(header: ShardHeader) -> dict[str, Any]:
         "metric": str(header.metric),
         "root": header.root,
         "fingerprint": header.fingerprint.to_json(),
+        "matcher": None if header.matcher is None else header.matcher.to_json(),
     }
 
 
 def _header_from_json(data: Any, path: Path) -> ShardHeader:
-    check_format(data, path)
+    check_format(data, path, known=[MATCHER])
     try:
         return ShardHeader(
             rows=whole(data["rows"], name="rows"),
@@ -407,6 +448,7 @@ def _header_from_json(data: Any, path: Path) -> ShardHeader:
             metric=Metric(data["metric"]),
             root=text(data["root"], name="root"),
             fingerprint=Fingerprint.from_json(data["fingerprint"]),
+            matcher=matcher_from_json(data),
         )
     except KeyError as error:
         raise BadShard(f"{path}: the field {error} is missing") from None
@@ -414,6 +456,18 @@ def _header_from_json(data: Any, path: Path) -> ShardHeader:
         raise FormatTooNew(f"{path}: {error}") from None
     except (TypeError, ValueError) as error:
         raise BadShard(f"{path}: {error}") from None
+
+
+def matcher_from_json(data: Mapping[str, Any]) -> Matcher | None:
+    """Of a shard.json or a manifest. Raises ValueError for what is none, or not there though it is
+    required, and FormatTooNew."""
+    if data.get("matcher") is None:  # formats before 1.4 have none
+        if MATCHER in data.get("requires", []):
+            raise ValueError("it requires a matcher and has none")
+        return None
+    matcher = Matcher.from_json(data["matcher"])
+    check_matcher(matcher, Metric(data["metric"]))
+    return matcher
 
 
 def _dtype(value: Any) -> str:
@@ -429,8 +483,8 @@ def merge_shards(
 
     Rows without an item id get the next ones from first_item on; a shard that brings ids keeps
     them when they are ≥ first_item, all different and below 2⁶², and is refused (BadItems)
-    otherwise. All shards have the same fingerprint and arrays; an item column that one lacks is
-    null there. Memory does not grow with the number of rows, but for the item ids.
+    otherwise. All shards have the same fingerprint, matcher and arrays; an item column that one
+    lacks is null there. Memory does not grow with the number of rows, but for the item ids.
     """
     names = shards[0].arrays.keys()
     if any(shard.arrays.keys() != names for shard in shards):
@@ -445,6 +499,8 @@ def merge_shards(
     roots = {shard.header.root for shard in shards}
     if len(roots) > 1:
         raise BadShard(f"the shards have different roots: {sorted(roots)}")
+    if len({shard.header.matcher for shard in shards}) > 1:
+        raise BadShard("the shards have different matchers: their items cannot be compared")
     write_shard(
         path,
         arrays=arrays,
@@ -453,6 +509,7 @@ def merge_shards(
         metric=metric,
         dtype=dtype,
         root=roots.pop(),
+        matcher=shards[0].header.matcher,
     )
 
 

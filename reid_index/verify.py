@@ -208,14 +208,22 @@ def _check_history(path: Path, manifest: Manifest) -> list[str]:
 def _check_rows(path: Path, manifest: Manifest) -> list[str]:
     """The shards one by one, and all of them together."""
     lines, ids = [], [np.empty(0, np.int64)]
+    shapes: dict[str, set[tuple[int, ...]]] = {}
     for entry in manifest.shards:
         try:
             shard = shard_at(path, entry)
             lines += _check_shard(shard, entry, manifest)
+            for name, array in shard.arrays.items():
+                shapes.setdefault(name, set()).add(array.shape[1:])
             ids.append(shard.items["item"].to_numpy())
             read_deleted(path, entry)
         except ReidIndexError as error:
             lines.append(str(error))
+    lines += [
+        f"{path}: its shards hold {name} of different shapes, {sorted(them)}"
+        for name, them in shapes.items()
+        if len(them) > 1
+    ]
     given = np.concatenate(ids)
     if len(np.unique(given)) != len(given):
         lines.append(f"{path}: an item id is given twice")
@@ -236,6 +244,7 @@ def _check_shard(shard: Shard, entry: ShardEntry, manifest: Manifest) -> list[st
         "dtype": (header.dtype, manifest.dtype),
         "metric": (header.metric, manifest.metric),
         "fingerprint": (header.fingerprint, manifest.fingerprint),
+        "matcher": (header.matcher, manifest.matcher),
     }
     lines = [
         f"{folder}: shard.json has another {name} than the manifest"

@@ -20,8 +20,10 @@ from .commit import (
 from .errors import ReidIndexError, UsageError
 from .fingerprint import Fingerprint
 from .manifest import Event, Manifest, Previous
+from .matcher import Matcher
 from .metric import Metric
 from .retire import sweep
+from .shard import check_matcher
 
 
 class Writer:
@@ -105,12 +107,14 @@ def create(
     metric: Metric,
     dtype: str,
     recipe: Mapping[str, Any],
+    matcher: Matcher | None,
 ) -> None:
     """Make a new or empty folder an empty gallery; see `Gallery.create`."""
     if dim < 1:
         raise UsageError(f"a gallery's dim must be at least 1, got {dim}")
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}: vectors are stored as float32 or float16")
+    check_matcher(matcher, metric)
     manifest = Manifest(
         generation=0,
         created=datetime.now(UTC),
@@ -124,6 +128,7 @@ def create(
         shards=(),
         columns={},
         identity=new_identity(),
+        matcher=matcher,
     )
     refuse_taken(gallery)
     files.make_folder(gallery)

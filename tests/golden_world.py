@@ -28,7 +28,7 @@ class Golden:
     shards: how many rows were added at a time. compacted: the numbers of those deleted and then
     compacted away; deleted: since. k1, k2: of its graph, if it has one; fresh: whether that was
     made from just the present rows. index: its kind, if it has one; late: the first number of those
-    that it knows nothing of.
+    that it knows nothing of. weight: of its matcher, if it has one; its rows then have parts.
     """
 
     folder: str
@@ -44,6 +44,7 @@ class Golden:
     fresh: bool = True
     index: str | None = None
     late: int = 0
+    weight: float | None = None
 
     @property
     def path(self) -> Path:
@@ -128,6 +129,17 @@ GOLDENS = (
         index="ivf-pq",
         late=1012,
     ),
+    Golden(
+        folder="format_v1_4",
+        format=(1, 4),
+        generation=8,
+        metric="cosine",
+        dtype="float32",
+        shards=(14, 10, 5),
+        compacted=(3, 9),
+        deleted=(26,),
+        weight=0.5,
+    ),
 )
 
 
@@ -136,6 +148,12 @@ def vector(number: int) -> list[int]:
     person = _bytes(f"person {number % PEOPLE}")
     noise = _bytes(f"row {number}")
     return [a + b // 3 for a, b in zip(person, noise, strict=True)]
+
+
+def parts(number: int) -> list[list[int]]:
+    """Three stripes of two whole numbers each, of which some are zeros."""
+    person = [_bytes(f"stripe {stripe} of {number % PEOPLE}") for stripe in range(3)]
+    return [[four[0], four[1] + number % 7] if four[2] > -64 else [0, 0] for four in person]
 
 
 def _bytes(name: str) -> list[int]:

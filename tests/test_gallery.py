@@ -299,7 +299,7 @@ def rewrite(gallery: Gallery, *, current: dict[str, Any], manifest: dict[str, An
     ("current", "manifest", "words"),
     [
         ({"format": []}, {}, "CURRENT.*no format version"),
-        ({"format": [1, 4]}, {}, r"format \[1, 3\], CURRENT \[1, 4\]"),
+        ({"format": [1, 5]}, {}, r"format \[1, 4\], CURRENT \[1, 5\]"),
         ({"manifest": "../manifest-000001.json"}, {}, "CURRENT.*not a manifest"),
         ({"manifest": ".."}, {}, "CURRENT.*not a manifest"),
         ({"manifest": "manifest-000009.json"}, {}, "manifest-000009.json is gone"),
@@ -328,6 +328,6 @@ def test_bookkeeping_that_is_refused(
 def test_newer_minor_format_may_bring_fields(make_gallery: MakeGallery) -> None:
     gallery = make_gallery()
     gallery.add(ROWS)
-    newer = {"format": [1, 4], "colour": "new"}
+    newer = {"format": [1, 5], "colour": "new"}
     rewrite(gallery, current=newer, manifest=newer)
     assert len(Gallery.open(gallery.path).search(ROWS[0]).matches) == 3

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 from conftest import contents, ids
 from dense_reranking import dense_reranking
-from golden_world import DATA, GOLDENS, LABELLED, RATE, ROOT, Golden, item, stored, vector
+from golden_world import DATA, GOLDENS, LABELLED, RATE, ROOT, Golden, item, parts, stored, vector
 from numpy.typing import NDArray
 
 from reid_index import (
     Fingerprint,
     Gallery,
+    Matcher,
     Metric,
     Reranking,
+    Shard,
     index_build,
+    open_shard,
     plan,
     rerank_gallery,
     verify_gallery,
@@ -351,20 +354,49 @@ def test_its_calibration(golden: Golden) -> None:
     assert calibration.true_match_rate(RATE) == pytest.approx(share)
 
 
-EVENTS = [
-    Event(what="create"),
-    Event(what="add", rows=1000),
-    Event(what="add", rows=12),
-    Event(what="attach", kind="calibration"),
-    Event(what="attach", kind="index"),
-    Event(what="delete", rows=8),
-    Event(what="compact", rows=8),
-    Event(what="attach", kind="calibration"),
-    Event(what="attach", kind="index"),
-    Event(what="add", rows=8),
-    Event(what="delete", rows=2),
-    Event(what="attach", kind="graph"),
-]
+EVENTS = {
+    (1, 3): [
+        Event(what="create"),
+        Event(what="add", rows=1000),
+        Event(what="add", rows=12),
+        Event(what="attach", kind="calibration"),
+        Event(what="attach", kind="index"),
+        Event(what="delete", rows=8),
+        Event(what="compact", rows=8),
+        Event(what="attach", kind="calibration"),
+        Event(what="attach", kind="index"),
+        Event(what="add", rows=8),
+        Event(what="delete", rows=2),
+        Event(what="attach", kind="graph"),
+    ],
+    (1, 4): [
+        Event(what="create"),
+        Event(what="add", rows=14),
+        Event(what="add", rows=10),
+        Event(what="attach", kind="calibration"),
+        Event(what="delete", rows=2),
+        Event(what="compact", rows=2),
+        Event(what="attach", kind="calibration"),
+        Event(what="add", rows=5),
+        Event(what="delete", rows=1),
+    ],
+}
+
+
+@goldens
+def test_its_parts(golden: Golden) -> None:
+    gallery = Gallery.open(golden.path)
+    if golden.weight is None:
+        assert gallery.matcher is None
+        return
+    assert gallery.matcher == Matcher(name="aligned", weight=golden.weight)
+    blocks = [shard.arrays["parts"] for shard in open_shards(golden)]
+    kept = [number for number in range(golden.added) if number not in golden.compacted]
+    assert np.concatenate(blocks).tolist() == [parts(number) for number in kept]
+
+
+def open_shards(golden: Golden) -> list[Shard]:
+    return [open_shard(golden.path / name) for name in Gallery.open(golden.path).manifest.folders]
 
 
 @goldens
@@ -376,7 +408,7 @@ def test_its_history(golden: Golden) -> None:
     assert [past.rows for past in history[:2]] == [0, golden.shards[0]]
     assert history[-1].rows == len(golden.numbers)
     unknown = [Event(what="unknown")] * len(history)
-    assert [past.event for past in history] == (EVENTS if golden.format >= (1, 3) else unknown)
+    assert [past.event for past in history] == EVENTS.get(golden.format, unknown)
     assert gallery.has_added("the second night") is (golden.format >= (1, 3))
 
 
@@ -393,7 +425,8 @@ def answered(gallery: Gallery) -> list[list[tuple[int, float]]]:
 def test_rows_can_be_added_to_it(copy: Gallery, folder: str) -> None:
     before, given = contents(copy.path), copy.manifest.next_item
     wanted = answered(copy)
-    copy.add([vector(7000)], [{"camera": 7, "age": 5}])
+    its_parts = None if copy.matcher is None else [parts(7000)]
+    copy.add([vector(7000)], [{"camera": 7, "age": 5}], parts=its_parts)
     again = Gallery.open(copy.path)
     assert verify_gallery(again) == []
     assert ids(again)[-1] == given

@@ -38,7 +38,7 @@ LOADED_LATE = {
     )
 }
 EXTRACTORS_MAY = {
-    *("errors", "files", "fingerprint", "items", "metric", "reading", "shard", "vectors")
+    *("errors", "files", "fingerprint", "items", "matcher", "metric", "reading", "shard", "vectors")
 }
 
 
@@ -115,7 +115,13 @@ def test_only_files_for_devices_use_torch() -> None:
         for path in files("reid_index")
         if "torch" in top_level(imports_of(path, everywhere=True))
     ]
-    assert users == ["device_kernel.py", "device_part.py", "device_rows.py", "rerank_torch.py"]
+    assert users == [
+        "aligned_torch.py",
+        "device_kernel.py",
+        "device_part.py",
+        "device_rows.py",
+        "rerank_torch.py",
+    ]
 
 
 @pytest.mark.parametrize("path", files("extractors"), ids=lambda path: path.name)

@@ -91,9 +91,32 @@ def make_1_3(path: Path) -> None:
     gallery.close()
 
 
-def _created(path: Path, *, metric: str, dtype: str) -> Gallery:
+def make_1_4(path: Path) -> None:
+    """A gallery whose items are compared by their parts, too: items compacted away, others added
+    and deleted since. The calibration is of what there was before these."""
+    from reid_index import Matcher
+
+    gallery = _created(
+        path, metric="cosine", dtype="float32", matcher=Matcher(name="aligned", weight=0.5)
+    )
+    for start, stop in ((0, 14), (14, 24)):
+        _add_with_parts(gallery, start, stop, key="the second night" if start else None)
+    _attach_calibration(gallery)
+    gallery.delete(items=[3, 9])
+    gallery.compact()
+    _add_with_parts(gallery, 24, 29)
+    gallery.delete(items=[26])
+    gallery.close()
+
+
+def _add_with_parts(gallery: Gallery, start: int, stop: int, **options: Any) -> None:
+    parts = [world.parts(number) for number in range(start, stop)]
+    _add(gallery, start, stop, parts=parts, **options)
+
+
+def _created(path: Path, *, metric: str, dtype: str, **options: Any) -> Gallery:
     return Gallery.create(
-        path, dim=4, fingerprint=FINGERPRINT, recipe=RECIPE, metric=metric, dtype=dtype
+        path, dim=4, fingerprint=FINGERPRINT, recipe=RECIPE, metric=metric, dtype=dtype, **options
     )
 
 
@@ -163,7 +186,9 @@ def main(version: str, path: Path) -> None:
 
     if version != ".".join(map(str, FORMAT)):
         sys.exit(f"the code that is imported writes format {FORMAT}, not {version}")
-    {"1.0": make_1_0, "1.1": make_1_1, "1.2": make_1_2, "1.3": make_1_3}[version](path)
+    {"1.0": make_1_0, "1.1": make_1_1, "1.2": make_1_2, "1.3": make_1_3, "1.4": make_1_4}[version](
+        path
+    )
     (path / "lock").unlink()
 
 
