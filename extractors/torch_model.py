@@ -36,12 +36,18 @@ class TorchExtractor(ModelExtractor):
             ) from None
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        (features,) = self.computed(lambda fed: (self._network(fed),), batch)
+        return features
+
+    def computed(
+        self, network: Callable[[Tensor], tuple[Tensor, ...]], batch: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], ...]:
+        """What a network on the device gives for a batch, as float32."""
         with torch.inference_mode():
             # Copied only when read-only, of which from_numpy would warn.
             writable = np.require(batch, requirements="W")
-            features = self._network(torch.from_numpy(writable).to(self._device))
-        output: NDArray[np.float32] = features.float().cpu().numpy()
-        return output
+            found = network(torch.from_numpy(writable).to(self._device))
+        return tuple(one.float().cpu().numpy() for one in found)
 
 
 def torch_device(name: str) -> torch.device:

@@ -14,13 +14,17 @@ from typing import Any
 
 import safetensors
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load, save
 
 from reid_index import files
 from reid_index.errors import BadWeights, UsageError
+from reid_index.matcher import Matcher
 from reid_index.reading import parse_json, read_bytes
 
 from .checkpoint import load_strictly
+from .extractor import Embedding
+from .model import one_row_each
 from .preprocess import Preprocess, preprocess_from, preprocess_to_json
 from .systems import Plan, make_system, plan_from
 from .systems.system import System
@@ -135,7 +139,8 @@ def _model(content: bytes, path: Path) -> Model:
 
 
 class TrainedExtractor(TorchExtractor):
-    """One global vector for each crop, not normalised, from a model of `reid train`.
+    """One global vector for each crop, not normalised, from a model of `reid train`; and parts,
+    where its system has a matcher for them.
 
     weights: the `.safetensors` file; DEFAULT where it is None. device: as PyTorch names it: "cpu",
     "cuda", "cuda:1". Raises BadWeights, UsageError where the device is not to be had.
@@ -152,9 +157,22 @@ class TrainedExtractor(TorchExtractor):
             weights_sha256=hashlib.sha256(content).hexdigest(),
             pooling=model.plan.pooling,
         )
+        self._system = model.system.to(processor)
         super().__init__(
-            model.system.to(processor).embed,
+            self._system.embed,
             device=processor,
             preprocess=model.preprocess,
             fingerprint=fingerprint,
         )
+
+    @property
+    def matcher(self) -> Matcher | None:
+        return self._system.matcher
+
+    def embed(self, batch: NDArray[Any]) -> Embedding:
+        """float32 (B, 3, height, width) → global vectors (B, D), and parts (B, P, Dp) where the
+        system has a matcher."""
+        if self._system.matcher is None:
+            return super().embed(batch)
+        whole, parts = self.computed(self._system.embed_parts, batch)
+        return Embedding(global_=one_row_each(whole, len(batch)), parts=parts)

@@ -24,6 +24,7 @@ from extractors.trained import Model, TrainedExtractor, read_model, write_model
 from extractors.training.losses import Losses, LossPlan
 from extractors.training.train import train
 from reid_index.errors import BadWeights, UsageError
+from reid_index.matcher import Matcher
 
 RESNET = "resnet18_x0_125"  # 64 channels, a map of height / 16
 OF_STRIPES = ("pcb", "pcb_mean", "pcb_shared", "pcb_rpp", "icnn", "scpnet", "aligned")
@@ -341,6 +342,22 @@ def test_stripes_learn_by_the_triplets_of_the_whole() -> None:
     assert float(parts["aligned"].detach()) == pytest.approx(np.mean(found), rel=1e-4)
     lengths = torch.linalg.vector_norm(out.stripes, dim=2)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
+
+
+def test_an_aligned_extractor_gives_the_stripes_that_were_learnt(tmp_path: Path) -> None:
+    system = made("aligned").eval()
+    write_model(tmp_path / "m.safetensors", Model(system, plan("aligned"), FED, {}))
+    extractor = TrainedExtractor(tmp_path / "m.safetensors")
+    assert extractor.matcher == Matcher(name="aligned")
+    found = extractor.extract(list(CROPS[:3]))
+    fed = torch.from_numpy(np.stack([FED.normalise(crop) for crop in CROPS[:3]]))
+    with torch.inference_mode():
+        assert found.parts is not None
+        np.testing.assert_allclose(found.parts, system(fed).stripes, atol=1e-5)
+        np.testing.assert_allclose(found.global_, system.embed(fed), atol=1e-4)
+    write_model(tmp_path / "bot.safetensors", Model(made("bot"), plan("bot"), FED, {}))
+    plain = TrainedExtractor(tmp_path / "bot.safetensors")
+    assert (plain.matcher, plain.extract([CROPS[0]]).parts) == (None, None)
 
 
 # ConvNeXt-AP

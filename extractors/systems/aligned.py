@@ -10,6 +10,8 @@ re-ranked 92.8 / 89.4.
 import torch
 from torch import Tensor, nn
 
+from reid_index.matcher import ALIGNED, Matcher
+
 from ..pooling import StripePool, make_pooling
 from .bot import BoT
 from .stripes import unit
@@ -43,6 +45,10 @@ class Aligned(BoT):
         self.cut = StripePool(make_pooling(pooling), stripes=self.stripes)
         self.narrow = nn.Linear(channels_of(backbone), DIM, bias=False)
         self.norm = nn.BatchNorm1d(DIM)
+
+    @property
+    def matcher(self) -> Matcher:
+        return Matcher(name=ALIGNED)
 
     def _local(self, seen: Tensor) -> Tensor:
         narrow = self.norm(self.narrow(self.cut(seen)).flatten(0, 1))

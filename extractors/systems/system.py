@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from reid_index.errors import UsageError
+from reid_index.matcher import Matcher
 
 from ..backbones.convnext import SIZES, ConvNeXt
 from ..backbones.osnet import OSNet
@@ -61,6 +62,15 @@ class System(nn.Module):
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
         """For the gallery."""
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """How the parts of `embed_parts` are compared; None for a system without."""
+        return None
+
+    def embed_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `embed`, and the parts float32 (B, P, Dp). Only of a system with a matcher."""
+        raise UsageError(f"{type(self).__name__} gives no parts")
 
     def map(self, x: Tensor) -> Tensor:
         """The backbone's map (B, C, H, W)."""
