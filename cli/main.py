@@ -16,6 +16,7 @@ from . import (
     delete,
     demo,
     evaluate,
+    explain,
     extractors,
     graph,
     index,
@@ -89,6 +90,7 @@ for command in (
     costs.command,
     extractors.command,
     train.command,
+    explain.command,
     demo.command,
 ):
     main.add_command(command)
