@@ -16,10 +16,12 @@ from . import (
     delete,
     demo,
     evaluate,
+    explain,
     extractors,
     graph,
     index,
     inspect,
+    match,
     query,
     rebuild,
     train,
@@ -78,6 +80,7 @@ for command in (
     compact.command,
     rebuild.command,
     query.command,
+    match.command,
     graph.command,
     index.command,
     calibrate.command,
@@ -87,6 +90,7 @@ for command in (
     costs.command,
     extractors.command,
     train.command,
+    explain.command,
     demo.command,
 ):
     main.add_command(command)

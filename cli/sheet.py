@@ -90,14 +90,15 @@ def _card(match: Match, query_person: str | None, crop: Image.Image | None) -> _
     return _Card(
         match=match,
         picture=None if crop is None else data_uri(crop),
-        verdict=_verdict(match.person, query_person),
+        verdict=verdict_of(match.person, query_person),
         score=score,
         time=_time(match),
         file=_file_name(match.source),
     )
 
 
-def _verdict(person: str | None, query_person: str | None) -> str:
+def verdict_of(person: str | None, query_person: str | None) -> str:
+    """ "same", "other", or "unknown" where one of the two labels is."""
     if person is None or query_person is None:
         return "unknown"
     return "same" if person == query_person else "other"

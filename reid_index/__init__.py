@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .decide import SamePairs, group_people, same_person
     from .errors import ReidIndexError
     from .evaluate import evaluate_distances
     from .fingerprint import Fingerprint
@@ -31,12 +32,15 @@ __all__ = [
     "ReidIndexError",
     "Reranking",
     "Result",
+    "SamePairs",
     "Shard",
     "evaluate_distances",
+    "group_people",
     "open_shard",
     "repair_gallery",
     "rerank_distances",
     "rerank_joint",
+    "same_person",
     "verify_gallery",
     "write_shard",
 ]
@@ -52,12 +56,15 @@ _HOME = {
     "ReidIndexError": "errors",
     "Reranking": "rerank",
     "Result": "result",
+    "SamePairs": "decide",
     "Shard": "shard",
     "evaluate_distances": "evaluate",
+    "group_people": "decide",
     "open_shard": "shard",
     "repair_gallery": "verify",
     "rerank_distances": "rerank",
     "rerank_joint": "rerank",
+    "same_person": "decide",
     "verify_gallery": "verify",
     "write_shard": "shard",
 }

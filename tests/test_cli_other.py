@@ -213,6 +213,8 @@ def test_every_command_has_a_whole_line_of_help():
                 "rebuild",
                 "query",
                 "graph",
+                "explain",
+                "match",
                 "evaluate",
                 "calibrate",
                 "costs",

@@ -33,8 +33,8 @@ HEAVY = {
 LOADED_LATE = {
     f"cli/{name}.py"
     for name in (
-        *("figure", "formats", "judge", "judge_report", "plots", "report", "sheet", "sides"),
-        *("target", "world"),
+        *("crowd", "explained", "figure", "formats", "heat_sheet", "judge", "judge_report"),
+        *("match_formats", "matrix", "plots", "report", "sheet", "sides", "target", "world"),
     )
 }
 EXTRACTORS_MAY = {
