@@ -231,7 +231,7 @@ def test_rebuilding_from_shards_of_two_matchers_is_refused(
     one = write(tmp_path / "one", 6, items=pa.table({"item": np.arange(6)}))
     items = pa.table({"item": np.arange(6, 12)})
     other = write(tmp_path / "other", 6, items=items, matcher=None)
-    with pytest.raises(BadShard, match="not of one .*, or of one matcher"):
+    with pytest.raises(BadShard, match=r"not of one .*, or of one matcher"):
         gallery.rebuild([one, other], recipe={})
 
 
