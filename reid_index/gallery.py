@@ -192,6 +192,12 @@ class Gallery:
         return self._generation.blocks
 
     @property
+    def part_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
+        """The parts of all rows as `blocks` has their vectors, (n, P, Dp) each; None without a
+        matcher."""
+        return self._generation.part_blocks
+
+    @property
     def roots(self) -> tuple[str, ...]:
         """For each of `blocks` the folder that `source` is relative to, "" where no pictures
         exist."""

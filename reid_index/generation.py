@@ -112,6 +112,17 @@ class Generation:
             for shard, deleted in zip(self.shards, self.live.deleted, strict=True)
         )
 
+    @cached_property
+    def part_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
+        """The parts of the rows as `blocks` has their vectors, (n, P, Dp) each; None without a
+        matcher."""
+        if self.matching is None:
+            return None
+        return tuple(
+            parts if deleted is None else parts[~deleted]
+            for parts, deleted in zip(self.matching.blocks, self.live.deleted, strict=True)
+        )
+
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Copies of the vectors in those rows: float32 (n, D). Raises IndexError."""
         found = np.empty((len(rows), self.manifest.dim), np.float32)

@@ -15,7 +15,7 @@ import extractors.stripes
 from cli.world import draw_world
 from extractors.extractor import Embedding
 from extractors.stripes import StripesExtractor
-from reid_index import Gallery, Matcher
+from reid_index import Gallery, Matcher, evaluate_distances
 
 MATCHER = Matcher(name="aligned", weight=0.25)
 
@@ -237,3 +237,83 @@ def test_a_system_without_parts_is_refused(world, monkeypatch):
     monkeypatch.setattr(PartsExtractor, "embed", StripesExtractor.embed)
     result = run("query", world / "g", crops_of(world)[5])
     assert_refused(result, code=2, text="the query has no parts: give those that its extractor")
+
+
+# Evaluation
+
+
+def figures(*arguments):
+    return json.loads(succeed("evaluate", *arguments, "--format", "json").stdout)
+
+
+def split(world):
+    """Two crops of each person and camera: one asks, the other is found."""
+    path = world / "split.csv"
+    names = [crop.name for crop in crops_of(world)]
+    lines = [f"{name},{'gallery' if place % 2 else 'query'}" for place, name in enumerate(names)]
+    path.write_text("\n".join(["file,split", *lines]) + "\n")
+    return ["--split", path]
+
+
+def test_figures_are_of_matched_distances(world):
+    found = figures(world / "g", world / "g", *split(world))
+    assert found["matcher"] == "aligned parts, weight 0.25"
+    crops = crops_of(world)
+    asked, searched = crops[::2], crops[1::2]
+    distance = np.array(
+        [[dict((i, d) for d, i in matched(world, one))[crops.index(to)] for to in searched]
+         for one in asked]
+    )  # fmt: skip
+    sides = [
+        [[int(path.name[:4]) for path in side], [int(path.name[6]) for path in side]]
+        for side in (asked, searched)
+    ]
+    (persons, cameras), (its_persons, its_cameras) = sides
+    wanted = evaluate_distances(distance, persons, its_persons, cameras, its_cameras)
+    assert (found["mAP"], found["mINP"]) == pytest.approx((wanted.mAP, wanted.mINP))
+    assert found["rank1"] == pytest.approx(wanted.cmc[0])
+
+
+def test_vectors_alone_can_be_asked_for(world):
+    of_vectors = figures(world / "g", world / "g", *split(world), "--global-only")
+    plain = figures(world / "plain", world / "plain", *split(world))
+    assert of_vectors["matcher"] is plain["matcher"] is None
+    names = ("mAP", "mINP", "rank1", "queries")
+    assert [of_vectors[name] for name in names] == [plain[name] for name in names]
+    assert figures(world / "g", world / "g", *split(world))["mAP"] != plain["mAP"]
+
+
+def test_shards_and_folders_are_compared_so_too(world):
+    [shard] = (world / "g" / "shards").iterdir()
+    wanted = figures(world / "g", world / "g", *split(world))
+    for gallery in (shard, world / "crops"):
+        found = figures(gallery, world / "g", *split(world))
+        assert (found["mAP"], found["matcher"]) == (wanted["mAP"], wanted["matcher"])
+
+
+def test_a_report_has_both(world, tmp_path):
+    pytest.importorskip("matplotlib")
+    succeed("evaluate", world / "g", world / "g", *split(world), "--report", tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "aligned parts, weight 0.25" in page
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments", "text"),
+    [
+        ("g g", ["--rerank", "joint"], "--rerank goes by vectors alone"),
+        ("g g", ["--with", "plain", "plain"], "--with goes by vectors alone"),
+        ("plain plain", ["--global-only"], "by their vectors alone as it is; leave it out"),
+    ],
+)
+def test_evaluations_that_are_refused(world, names, arguments, text):
+    paths = [world / name for name in names.split()]
+    options = [world / one if one == "plain" else one for one in arguments]
+    assert_refused(run("evaluate", *paths, *split(world), *options), code=2, text=text)
+
+
+def test_re_ranking_is_of_vectors_alone_where_that_is_asked_for(world):
+    options = ("--rerank", "joint", "--k1", "3", "--k2", "2")
+    found = figures(world / "g", world / "g", *split(world), "--global-only", *options)
+    plain = figures(world / "plain", world / "plain", *split(world), *options)
+    assert found["mAP"] == plain["mAP"]
