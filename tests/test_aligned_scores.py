@@ -33,6 +33,7 @@ class World:
         self.rows[20:40] = unit(self.queries[:20] + rng.normal(size=(20, DIM)) * 1e-3)
         parts[20:40] = self.parts[:20] + rng.normal(size=(20, stripes, dim)) * 1e-3
         parts[40:60, 0] = 0
+        parts[60:80] = self.parts[:20] * 3  # with other vectors
         self.parts[5, stripes - 1] = 0
         self.rows_parts = parts.astype(dtype)
         self.weight = 0.7
