@@ -57,6 +57,11 @@ _TABLES = (".csv", ".parquet")
     help="Rows without a person.",
 )
 @click.option(
+    "--global-only",
+    is_flag=True,
+    help="By vectors alone, where the model compares parts, too.",
+)
+@click.option(
     "--with",
     "others",
     nargs=2,
@@ -108,6 +113,7 @@ def command(gallery: Path, queries: Path, form: str, **options: Any) -> None:
     record["unanswerable"] = judged.final.unanswerable
     record["protocol"] = judged.question.protocol
     record["fuse"] = _fused(judged)
+    record["matcher"] = judged.matcher
     record["seconds"] = round(sum(judged.final.seconds.values()), 3)
     # Before the files, so that one that cannot be written does not cost the figures.
     click.echo(json.dumps(record) + "\n" if form == "json" else _table(record), nl=False)

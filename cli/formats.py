@@ -12,7 +12,8 @@ from reid_index import Match, Result
 
 _FIELDS = (
     *("rank", "item", "source", "camera", "person", "track", "video", "start", "end"),
-    *("start_s", "end_s", "box", "similarity", "distance", "reranked_distance"),
+    *("start_s", "end_s", "box", "similarity", "distance", "matched_distance"),
+    "reranked_distance",
 )
 
 
@@ -20,7 +21,8 @@ def as_record(match: Match) -> dict[str, Any]:
     """A match as a flat JSON object: the columns of the item beside rank and score.
 
     Times are ISO 8601 in UTC. similarity is null in a Euclidean gallery, distance in the others;
-    reranked_distance is null unless the answer was re-ranked.
+    matched_distance is null where no parts are compared, reranked_distance unless the answer was
+    re-ranked.
     A further column of the item that is called like one of these, such as rank, is left out.
     """
     record = {name: getattr(match, name) for name in _FIELDS}
@@ -72,9 +74,12 @@ def table(result: Result) -> str:
     """A table for a terminal."""
     score = "similarity" if result.metric.higher_is_better else "distance"
     reranked = any(match.reranked_distance is not None for match in result.matches)
+    matched = any(match.matched_distance is not None for match in result.matches)
     rows = [["rank", "item", score, "camera", "person", "time", "source"]]
     if reranked:
         rows[0].insert(3, "re-ranked")
+    if matched:
+        rows[0].insert(3, "matched")
     for match in result.matches:
         value = match.similarity if match.distance is None else match.distance
         rows.append(
@@ -90,6 +95,8 @@ def table(result: Result) -> str:
         )
         if reranked:
             rows[-1].insert(3, f"{match.reranked_distance:.4f}")
+        if matched:
+            rows[-1].insert(3, f"{match.matched_distance:.4f}")
     return aligned(rows)
 
 

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from extractors import DEFAULT, open_extractor
 from extractors.pictures import Source
 from reid_index import Metric, Reranking, rerank_joint
+from reid_index.aligned_scores import AlignedScores
 from reid_index.errors import UsageError
 from reid_index.evaluate import Evaluation, evaluate
 from reid_index.fusion import FusedScores, Fusion
 from reid_index.graph import Graph, make_graph
+from reid_index.matcher import told
 from reid_index.protocol import Labelled, get_protocol, label
 from reid_index.rerank_query import QueryReranking, QueryScores
 from reid_index.scores import MatrixScores, Scores, VectorScores
@@ -47,6 +49,7 @@ class Question:
     unanswerable: str | None = None
     at: int | None = None
     unlabelled: str = "refuse"
+    global_only: bool = False
     others: tuple[tuple[Path, Path], ...] = ()
     fusion: Fusion = field(default_factory=lambda: Fusion(method="rrf"))
 
@@ -56,8 +59,9 @@ class Judged:
     """An evaluation and what it was made of.
 
     gallery, queries: the rows that were kept; labelled: who these rows are. scores: what the final
-    figures rank by; plain: what the vectors alone say, before re-ranking and fusion.
-    same_item: equal ids on both sides are one item. rerank: in words, None without.
+    figures rank by; plain: what the vectors alone say, before parts, re-ranking and fusion.
+    same_item: equal ids on both sides are one item. rerank: in words, None without. matcher: what
+    compared the rows' parts, in words; None where it was vectors alone.
     """
 
     question: Question
@@ -69,9 +73,10 @@ class Judged:
     final: Evaluation
     same_item: bool
     rerank: str | None
+    matcher: str | None
 
     def before(self) -> Evaluation:
-        """The evaluation without re-ranking and fusion, of GALLERY alone."""
+        """The evaluation without parts, re-ranking and fusion, of GALLERY alone."""
         return _measured(self.question, self.plain, self.labelled, self.same_item)
 
 
@@ -91,6 +96,7 @@ def judge(question: Question) -> Judged:
     )
     same_item = _same_gallery(question.gallery, question.queries)
     opened = time.perf_counter()
+    matcher = gallery.matcher
     plain = _plain(gallery, queries)
     scores, exact = _ranked_by(question, gallery, queries, labelled, plain)
     ready = time.perf_counter()
@@ -106,6 +112,7 @@ def judge(question: Question) -> Judged:
             final, seconds={"open": opened - start, "prepare": ready - opened, **final.seconds}
         ),
         same_item=same_item,
+        matcher=None if matcher is None else told(matcher),
         rerank=None
         if question.rerank is None
         else f"{question.rerank} k1={question.reranking.k1} k2={question.reranking.k2} "
@@ -162,12 +169,36 @@ def _open(question: Question) -> tuple[Side, Side]:
                 sides.check_extractor(paths[part], extractor.fingerprint, like)
             metric = Metric.COSINE if like is None else like.metric
             both[part] = sides.dataset_side(paths[part], sources[part], extractor, metric=metric)
+    if question.global_only:
+        if not question.others and all(side.matcher is None for side in both.values()):
+            raise UsageError(
+                "--global-only: both sides are compared by their vectors alone as it is; leave it "
+                "out"
+            )
+        both = {part: side.by_vectors for part, side in both.items()}
     sides.check_comparable(both["gallery"], both["query"])
+    _refuse_parts(question, both["gallery"])
     if question.split is not None:
         both = {part: sides.apply_split(both[part], question.split, part) for part in both}
     if question.protocol in sides.VIDEO:
         both = {part: sides.pooled(side) for part, side in both.items()}
     return both["gallery"], both["query"]
+
+
+def _refuse_parts(question: Question, gallery: Side) -> None:
+    """Raise UsageError where parts are to be compared and something goes by vectors alone."""
+    by_vectors = {
+        "--rerank": question.rerank is not None,
+        "--with": bool(question.others),
+        f"--protocol {question.protocol}, which averages tracklets,": question.protocol
+        in sides.VIDEO,
+    }
+    for what, is_asked in by_vectors.items():
+        if gallery.matcher is not None and is_asked:
+            raise UsageError(
+                f"{what} goes by vectors alone, and {gallery.path} is compared by "
+                f"{told(gallery.matcher)}, too: add --global-only"
+            )
 
 
 def _sources(question: Question, folders: Mapping[str, Path]) -> dict[str, Source]:
@@ -207,15 +238,19 @@ def _all(side: Side) -> NDArray[np.float32]:
     return side.matrix(np.arange(side.items.num_rows))
 
 
-def _plain(gallery: Side, queries: Side) -> Scores:
+def _plain(gallery: Side, queries: Side) -> VectorScores:
     return VectorScores(_all(queries), gallery.blocks, metric=gallery.metric)
 
 
 def _ranked_by(
-    question: Question, gallery: Side, queries: Side, labelled: Labelled, plain: Scores
+    question: Question, gallery: Side, queries: Side, labelled: Labelled, plain: VectorScores
 ) -> tuple[Scores, bool]:
     """What the figures rank by, and whether re-ranking knew every neighbour."""
-    scores, exact = plain, True
+    scores: Scores = plain
+    exact = True
+    if gallery.matcher is not None:
+        asked = queries.parts_of(np.arange(queries.items.num_rows))
+        scores = AlignedScores(plain, asked, gallery.parts, weight=gallery.matcher.weight)
     if question.rerank is not None:
         scores, exact = _reranked(question, gallery, queries, labelled)
     if not question.others:

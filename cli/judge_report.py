@@ -78,7 +78,8 @@ def write_judged(folder: Path, judged: Judged) -> None:
 
 
 def _name(judged: Judged) -> str:
-    parts = [] if judged.rerank is None else [f"re-ranked ({judged.question.rerank})"]
+    parts = [] if judged.matcher is None else [f"by {judged.matcher}"]
+    parts += [] if judged.rerank is None else [f"re-ranked ({judged.question.rerank})"]
     parts += ["fused"] if judged.question.others else []
     return ", ".join(parts) or "as extracted"
 
@@ -183,6 +184,8 @@ def _strip(judged: Judged, query: int) -> Strip:
         beside = [f", fused {-key:.4g}" for key in keys[order]]
     elif judged.rerank is not None:
         beside = [f", re-ranked {key:.3f}" for key in keys[order]]
+    elif judged.matcher is not None:
+        beside = [f", matched {key:.3f}" for key in keys[order]]
     euclidean = judged.gallery.metric is Metric.EUCLIDEAN
     plain = _original(
         judged.plain.exact(np.full(len(best), query), best).astype(np.float32),

@@ -61,7 +61,17 @@ if TYPE_CHECKING:
     metavar="R",
     help="This share of the right items will do, so that an index may answer.",
 )
-@click.option("--exact", is_flag=True, help="All of the right items: the default.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="All of the right items: the default, but where parts are compared.",
+)
+@click.option(
+    "--shortlist",
+    type=int,
+    metavar="N",
+    help="How many items have their parts compared, where there are parts. [default: 1000]",
+)
 @click.option("--rerank", is_flag=True, help="Rank by k-reciprocal re-ranked distance.")
 @rerank_options
 @click.option(
@@ -114,6 +124,7 @@ def command(
     false_match_rate: float | None,
     recall: float | None,
     exact: bool,
+    shortlist: int | None,
     rerank: bool,
     k1: int,
     k2: int,
@@ -138,10 +149,12 @@ def command(
 
     started = time.perf_counter()
     from reid_index import Gallery
+    from reid_index.matching import SHORTLIST
 
     _refuse_senseless(target, item, k=k, out=out)
     _refuse_clashing(rerank=rerank, exact=exact, recall=recall, search_device=search_device)
     opened = Gallery.open(gallery)
+    _refuse_shortlist(opened, shortlist, exact=exact)
     times = {"open": time.perf_counter() - started}
     started = time.perf_counter()
     looked_for = _target(
@@ -163,6 +176,8 @@ def command(
         not_camera=_cameras(not_camera, looked_for.camera),
         threshold=_threshold(opened, threshold, false_match_rate),
         combine=combine,
+        parts=looked_for.parts,
+        shortlist=None if exact else shortlist or SHORTLIST,
         rerank=make_reranking(k1=k1, k2=k2, lambda_=lambda_) if rerank else None,
         rerank_graph=rerank_graph,
         recall=recall,
@@ -218,6 +233,21 @@ def _refuse_clashing(
         raise UsageError("--rerank asks no index, so --recall says nothing: leave it out")
     elif search_device != "cpu":
         raise UsageError("--rerank uses no GPU here, so --search-device says nothing: leave it out")
+
+
+def _refuse_shortlist(gallery: "Gallery", shortlist: int | None, *, exact: bool) -> None:
+    """Raise UsageError for a shortlist that says nothing of this gallery, or that none can be."""
+    if shortlist is None:
+        return
+    if exact:
+        raise UsageError("--exact compares the parts of all that is allowed, no shortlist of them")
+    if shortlist < 1:
+        raise UsageError(f"--shortlist must be at least 1, got {shortlist}")
+    if gallery.matcher is None:
+        raise UsageError(
+            f"{gallery.path} compares items by their vectors alone, so --shortlist says nothing: "
+            "leave it out"
+        )
 
 
 def _target(

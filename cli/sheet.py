@@ -61,6 +61,7 @@ def render_sheet(
             query_pictures=[data_uri(image) for image in query_images],
             score_name="similarity" if result.metric.higher_is_better else "distance",
             reranked=any(match.reranked_distance is not None for match in result.matches),
+            matched=any(match.matched_distance is not None for match in result.matches),
             cards=[_card(match, query_person, load_crop(match)) for match in result.matches],
             note=result.note,
             details=details,

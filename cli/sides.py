@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +22,13 @@ from extractors.tracklets import pool_tracklets
 from reid_index import Fingerprint, Gallery, Metric, open_shard
 from reid_index.errors import BadItems, BadSource, ExtractorMismatch, NothingToIndex, UsageError
 from reid_index.items import stack
+from reid_index.matcher import Matcher, told
 from reid_index.threads import cores
 
 from .formats import aligned, printable
 from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from extractors.extractor import Extractor
 
 VIDEO = ("mars-official", "mars-torchreid", "ilids-vid", "prid2011")
@@ -41,6 +41,8 @@ class Side:
 
     blocks: (n, D) float32 or float16 each, together the rows of items; of length 1 for cosine.
     roots: per row, the folder that `source` is relative to. gallery: where it is one, whole.
+    matcher, parts: how parts are compared, and they themselves as blocks has the vectors,
+    (n, P, Dp) each; None and empty without.
     """
 
     path: Path
@@ -50,17 +52,21 @@ class Side:
     metric: Metric
     fingerprint: Fingerprint
     gallery: Gallery | None = None
+    matcher: Matcher | None = None
+    parts: Sequence[NDArray[np.generic]] = ()
 
     def matrix(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of some rows, float32 (n, D), copied."""
-        dim = self.blocks[0].shape[1] if self.blocks else 0
-        found = np.empty((len(rows), dim), np.float32)
-        offset = 0
-        for block in self.blocks:
-            here = (rows >= offset) & (rows < offset + len(block))
-            found[here] = block[rows[here] - offset]
-            offset += len(block)
-        return found
+        return _gathered(self.blocks, rows, shape=(0,))
+
+    def parts_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The parts of some rows, float32 (n, P, Dp), copied."""
+        return _gathered(self.parts, rows, shape=(0, 0))
+
+    @property
+    def by_vectors(self) -> "Side":
+        """The same without parts."""
+        return replace(self, matcher=None, parts=())
 
     def take(self, rows: NDArray[np.int64]) -> "Side":
         """Those rows alone, in that order."""
@@ -70,7 +76,21 @@ class Side:
             items=self.items.take(pa.array(rows)),
             roots=self.roots[rows],
             gallery=None,
+            parts=() if self.matcher is None else [self.parts_of(rows)],
         )
+
+
+def _gathered(
+    blocks: Sequence[NDArray[np.generic]], rows: NDArray[np.int64], *, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Some rows of all blocks, copied. shape: of one, where there are no blocks."""
+    found = np.empty((len(rows), *(blocks[0].shape[1:] if blocks else shape)), np.float32)
+    offset = 0
+    for block in blocks:
+        here = (rows >= offset) & (rows < offset + len(block))
+        found[here] = block[rows[here] - offset]
+        offset += len(block)
+    return found
 
 
 def kind_of(path: Path) -> str:
@@ -98,6 +118,8 @@ def gallery_side(path: Path) -> Side:
         metric=gallery.metric,
         fingerprint=gallery.fingerprint,
         gallery=gallery,
+        matcher=gallery.matcher,
+        parts=gallery.part_blocks or (),
     )
 
 
@@ -115,6 +137,8 @@ def shard_side(path: Path) -> Side:
         roots=np.full(shard.header.rows, shard.header.root, object),
         metric=shard.header.metric,
         fingerprint=shard.header.fingerprint,
+        matcher=shard.header.matcher,
+        parts=() if shard.header.matcher is None else [shard.arrays["parts"]],
     )
 
 
@@ -139,6 +163,9 @@ def dataset_side(path: Path, source: Source, extractor: "Extractor", *, metric: 
         shards = [open_shard(part) for part in taken.parts]
         vectors = np.concatenate([np.array(shard.vectors) for shard in shards])
         items = stack([shard.items for shard in shards])
+        parts = []
+        if extractor.matcher is not None:
+            parts = [np.concatenate([np.array(shard.arrays["parts"]) for shard in shards])]
     for line in skipped[:20]:
         click.echo(f"skipped: {printable(line)}", err=True)
     if skipped:
@@ -150,6 +177,8 @@ def dataset_side(path: Path, source: Source, extractor: "Extractor", *, metric: 
         roots=np.full(len(vectors), str(source.root), object),
         metric=metric,
         fingerprint=extractor.fingerprint,
+        matcher=extractor.matcher,
+        parts=parts,
     )
 
 
@@ -181,14 +210,14 @@ def recipe_of(gallery: Gallery, *, weights: Path | None, device: str) -> "Extrac
 
 
 def pooled(side: Side) -> Side:
-    """One row for each tracklet; see `pool_tracklets`."""
+    """One row for each tracklet, without parts; see `pool_tracklets`."""
     vectors, items = pool_tracklets(side.matrix(np.arange(side.items.num_rows)), side.items)
     if side.metric is Metric.COSINE:
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         vectors = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
     first = dict(zip(reversed(side.items["source"].to_pylist()), reversed(side.roots), strict=True))
     roots = np.array([first[source] for source in items["source"].to_pylist()], object)
-    return replace(side, blocks=[vectors], items=items, roots=roots, gallery=None)
+    return replace(side.by_vectors, blocks=[vectors], items=items, roots=roots, gallery=None)
 
 
 def check_comparable(gallery: Side, queries: Side) -> None:
@@ -198,6 +227,11 @@ def check_comparable(gallery: Side, queries: Side) -> None:
         raise UsageError(
             f"{queries.path} is compared by {queries.metric}, {gallery.path} by {gallery.metric}: "
             "build both for the same"
+        )
+    if queries.matcher != gallery.matcher:
+        raise UsageError(
+            f"{queries.path} is compared by {told(queries.matcher)}, {gallery.path} by "
+            f"{told(gallery.matcher)}: build both by the same model, or evaluate --global-only"
         )
 
 
@@ -261,7 +295,7 @@ def _part_of(path: Path, part: str) -> pa.Table:
 
 
 def _rows_of(
-    side: Side, places: "Sequence[str]", files: "Sequence[str]", path: Path
+    side: Side, places: Sequence[str], files: Sequence[str], path: Path
 ) -> NDArray[np.int64]:
     """The row of each file that `path` names; places: of the rows of a side, "" if not known."""
     by_place: dict[str, list[int]] = {}

@@ -17,6 +17,7 @@ from extractors.images import SUFFIXES, read_image, silence_pillow_warnings
 from extractors.pictures import find_pictures, parse_market
 from reid_index import Gallery
 from reid_index.errors import BadSource, NothingToIndex, UnreadableImage, UsageError
+from reid_index.matcher import told
 
 from .sources import gallery_extractor
 
@@ -28,10 +29,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Target:
-    """vectors: (n, D). images: the crops they come from, none for bare vectors. person, camera:
-    where known. label: what to call the target."""
+    """vectors: (n, D). parts: (n, P, Dp), None where the gallery compares none. images: the crops
+    they come from, none for bare vectors. person, camera: where known. label: what to call the
+    target."""
 
     vectors: NDArray[np.floating]
+    parts: NDArray[np.floating] | None
     images: Sequence[Image.Image]
     person: str | None
     camera: int | None
@@ -51,6 +54,7 @@ def item_target(gallery: Gallery, item: int, *, other_root: Path | None) -> Targ
     )
     return Target(
         vectors=gallery.vectors([row]),
+        parts=None if gallery.matcher is None else gallery.parts([row]),
         images=[] if image is None else [image],
         person=record["person"],
         camera=record["camera"],
@@ -76,8 +80,13 @@ def file_target(
     if not path.exists():
         raise BadSource(f"{path}: there is no such file or folder to look for")
     if path.is_file() and path.suffix.lower() not in SUFFIXES and holds_vectors(path):
+        if gallery.matcher is not None:
+            raise UsageError(
+                f"{path}: a file of vectors has no parts, and this gallery compares items by "
+                f"{told(gallery.matcher)}, too: give pictures, or --item N"
+            )
         vectors, _ = read_vectors(path)
-        return Target(vectors, [], None, None, path.name)
+        return Target(vectors, None, [], None, None, path.name)
     silence_pillow_warnings()
     person, camera = None, None
     if not path.is_dir():
@@ -88,8 +97,10 @@ def file_target(
     else:
         raise UsageError(f"{path} is a folder: a box or position belongs to one picture")
     extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
+    vectors, parts = _embed(extractor, crops)
     return Target(
-        vectors=_embed(extractor, crops),
+        vectors=vectors,
+        parts=None if gallery.matcher is None else parts,
         images=[Image.fromarray(crop) for crop in crops],
         person=person,
         camera=camera,
@@ -97,9 +108,15 @@ def file_target(
     )
 
 
-def _embed(extractor: "Extractor", crops: "Sequence[Crop]") -> NDArray[np.floating]:
+def _embed(
+    extractor: "Extractor", crops: "Sequence[Crop]"
+) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
+    """The crops' vectors (n, D), and their parts (n, P, Dp), if the extractor has any."""
     batches = [crops[at : at + 32] for at in range(0, len(crops), 32)]
-    return np.concatenate([extractor.extract(batch).global_ for batch in batches])
+    made = [extractor.extract(batch) for batch in batches]
+    parts = [one.parts for one in made if one.parts is not None]
+    vectors = np.concatenate([one.global_ for one in made])
+    return vectors, np.concatenate(parts) if parts else None
 
 
 def _picture(

@@ -34,6 +34,7 @@ from .items import item_table
 from .knn import Neighbours
 from .manifest import AttachedEntry, Manifest, Past
 from .matcher import Matcher
+from .matching import SHORTLIST
 from .metric import Metric, parse_metric
 from .query import answer, answers, check_k, neighbours
 from .query_vectors import query_batch
@@ -191,6 +192,12 @@ class Gallery:
         return self._generation.blocks
 
     @property
+    def part_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
+        """The parts of all rows as `blocks` has their vectors, (n, P, Dp) each; None without a
+        matcher."""
+        return self._generation.part_blocks
+
+    @property
     def roots(self) -> tuple[str, ...]:
         """For each of `blocks` the folder that `source` is relative to, "" where no pictures
         exist."""
@@ -202,6 +209,11 @@ class Gallery:
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Copies of the vectors in those rows: float32 (n, D). Raises IndexError."""
         return self._generation.vectors(rows)
+
+    def parts(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Copies of the parts of those rows: float32 (n, P, Dp). Raises IndexError, UsageError in a
+        gallery without a matcher."""
+        return self._generation.parts(rows)
 
     def root_of(self, row: int) -> str:
         """The folder that the row's `source` is relative to, "" where no pictures exist."""
@@ -415,13 +427,16 @@ class Gallery:
         not_camera: Sequence[int] = (),
         threshold: float | None = None,
         combine: str = "mean",
+        parts: ArrayLike | None = None,
+        shortlist: int | None = SHORTLIST,
         rerank: "Reranking | None" = None,
         rerank_graph: str = "whole",
         recall: float | None = None,
         device: str = "cpu",
         fingerprint: Fingerprint | None = None,
     ) -> Result:
-        """The k items most like the query among those allowed, exactly unless `recall` is given.
+        """The k items most like the query among those allowed; exactly, unless `recall` is given
+        or there is a matcher and a shortlist.
 
         query: (D,), or (n, D): n vectors of one person. combine: "mean" searches with their mean
         (of normalised vectors for cosine), "best" ranks an item by its best score with any.
@@ -429,6 +444,14 @@ class Gallery:
         not be returned; items of unknown camera may. Both apply before the search, so they never
         eat into the k.
         threshold: the smallest similarity, or the largest distance in a Euclidean gallery.
+        parts: of the query, in a gallery with a matcher, and needed there: (P, Dp), or (n, P, Dp)
+        of n pictures. The answer is then ordered by matched distance (see matcher.py), lower first;
+        similarity and threshold stay those of the vectors. Of several pictures, "mean" adds the
+        mean of their D_local to the D_global of the mean vector, "best" takes the smallest matched
+        distance to any.
+        shortlist: how many of the allowed rows that are nearest by their vectors have their parts
+        compared, at least k; None: all. `Result.exact` says whether these were all that could be in
+        the answer.
         rerank: rank by k-reciprocal re-ranked distance instead (see rerank.py), the query alone
         with the gallery; similarity and threshold stay the original ones.
         rerank_graph: "whole", the neighbour graph of all rows, whatever is allowed, as published
@@ -440,9 +463,10 @@ class Gallery:
         `Result.fallback` says why.
         fingerprint: of the query's extractor; checked when given.
 
-        Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, rerank,
-        recall, device), WhereError, DimensionMismatch, NotFiniteError, ExtractorMismatch; NoGraph
-        where re-ranking needs a stored graph and there is none for the present rows.
+        Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, parts,
+        shortlist, recall, device, rerank, also in a gallery with a matcher), WhereError,
+        DimensionMismatch, NotFiniteError, ExtractorMismatch; NoGraph where re-ranking needs a
+        stored graph and there is none for the present rows.
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the query")
@@ -455,7 +479,8 @@ class Gallery:
             not_camera=not_camera,
             threshold=threshold,
             combine=combine,
-            how=present.how(recall=recall, device=device),
+            parts=parts,
+            how=present.how(recall=recall, device=device, shortlist=shortlist),
             reranker=None
             if rerank is None or present.manifest.rows == 0
             else partial(present.reranker, rerank, rerank_graph),
@@ -469,6 +494,8 @@ class Gallery:
         where: str | Sequence[str | None] | None = None,
         not_camera: Sequence[int] = (),
         threshold: float | None = None,
+        parts: ArrayLike | None = None,
+        shortlist: int = SHORTLIST,
         recall: float | None = None,
         device: str = "cpu",
         fingerprint: Fingerprint | None = None,
@@ -477,7 +504,7 @@ class Gallery:
 
         queries: (Q, D), each another person. where: one expression for all, or one (or None) for
         each. Queries with equal filters share the work, and `Result.seconds` is then theirs
-        together.
+        together. parts: (Q, P, Dp), in a gallery with a matcher.
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the queries")
@@ -489,7 +516,8 @@ class Gallery:
             where=where,
             not_camera=not_camera,
             threshold=threshold,
-            how=present.how(recall=recall, device=device),
+            parts=parts,
+            how=present.how(recall=recall, device=device, shortlist=shortlist),
         )
 
     def nearest(
@@ -502,7 +530,8 @@ class Gallery:
         recall: float | None = None,
         device: str = "cpu",
     ) -> list[Neighbours]:
-        """As `search_many`, but rows and scores only, without what is known of the items."""
+        """As `search_many`, but rows and scores only, without what is known of the items, and by
+        vectors alone, whether there is a matcher or not."""
         present = self._generation
         check_k(k)
         vectors = query_batch(queries, dim=self.dim, metric=self.metric)

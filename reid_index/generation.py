@@ -23,6 +23,8 @@ from .items import STANDARD, stack
 from .knn import Rows
 from .lease import Lease
 from .manifest import Manifest, ShardEntry
+from .matcher import told
+from .matching import Matching
 from .metric import Metric
 from .query import How, Reranker, Searched
 from .shard import Shard
@@ -110,6 +112,17 @@ class Generation:
             for shard, deleted in zip(self.shards, self.live.deleted, strict=True)
         )
 
+    @cached_property
+    def part_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
+        """The parts of the rows as `blocks` has their vectors, (n, P, Dp) each; None without a
+        matcher."""
+        if self.matching is None:
+            return None
+        return tuple(
+            parts if deleted is None else parts[~deleted]
+            for parts, deleted in zip(self.matching.blocks, self.live.deleted, strict=True)
+        )
+
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Copies of the vectors in those rows: float32 (n, D). Raises IndexError."""
         found = np.empty((len(rows), self.manifest.dim), np.float32)
@@ -117,6 +130,15 @@ class Generation:
             shard, local = self._stored(row)
             found[place] = shard.vectors[local]
         return found
+
+    def parts(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """Copies of the parts of those rows: float32 (n, P, Dp). Raises IndexError, UsageError
+        without a matcher."""
+        if self.matching is None:
+            raise UsageError(f"{self.path} compares items by their vectors alone: it has no parts")
+        for row in rows:
+            self._stored(row)
+        return self.matching.take(self.live.stored_of(np.asarray(rows, np.int64)))
 
     def root_of(self, row: int) -> str:
         """The folder that the row's `source` is relative to. Raises IndexError."""
@@ -152,9 +174,25 @@ class Generation:
             roots=[shard.header.root for shard in self.shards],
             dim=self.manifest.dim,
             generation=self.manifest.generation,
+            matching=self.matching,
         )
 
-    def how(self, *, recall: float | None, device: str) -> How:
+    @cached_property
+    def matching(self) -> Matching | None:
+        """The parts of the stored rows, mapped, and how they are compared; None without a matcher.
+        Raises CorruptGallery."""
+        matcher = self.manifest.matcher
+        if matcher is None:
+            return None
+        for shard in self.shards:
+            if shard.header.matcher != matcher:
+                raise CorruptGallery(
+                    f"{shard.folder}: its items are compared by {told(shard.header.matcher)}, the "
+                    f"manifest says by {told(matcher)}: restore it from a copy"
+                )
+        return Matching(matcher, [np.asarray(shard.arrays["parts"]) for shard in self.shards])
+
+    def how(self, *, recall: float | None, device: str, shortlist: int | None = None) -> How:
         """How to search these rows: see `Gallery.search` for the arguments and what is raised."""
         if recall is not None and not 0 < recall <= 1:
             raise UsageError(f"a recall is more than 0 and at most 1, got {recall!r}")
@@ -165,6 +203,7 @@ class Generation:
             recall=recall,
             index=None if recall is None else self.index,
             device=partial(self.on_device, devices) if devices else None,
+            shortlist=shortlist,
         )
 
     def on_device(self, devices: Devices) -> "DeviceRows":

@@ -15,6 +15,7 @@ from .deletions import Live
 from .errors import UsageError
 from .items import STANDARD
 from .knn import Neighbours, Rows, nearest
+from .matching import Matching, check_shortlist, refuse_parts
 from .metric import Metric
 from .oracle import best_first, score
 from .query_vectors import query_batch, query_vectors
@@ -30,7 +31,8 @@ class Searched:
     """What is searched: one generation of a gallery, as `answer` needs it.
 
     rows: all vectors that are stored, N rows. items: the N items. live: which of them are not
-    deleted. filters: on them. roots: per block, the folder that `source` is relative to.
+    deleted. filters: on them. roots: per block, the folder that `source` is relative to. matching:
+    their parts, where they are compared, too.
     """
 
     rows: Rows
@@ -40,6 +42,7 @@ class Searched:
     roots: Sequence[str]
     dim: int
     generation: int
+    matching: Matching | None = None
 
     @property
     def metric(self) -> Metric:
@@ -77,11 +80,18 @@ class Reranker(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class How:
     """How to search: for which share of the right rows (None: exactly, all of them), with which
-    index, and with what puts the rows on a GPU, if anything."""
+    index, and with what puts the rows on a GPU, if anything; shortlist: how many of the nearest
+    have their parts compared, where there are parts (None: all that are allowed)."""
 
     recall: float | None = None
     index: "Index | None" = None
     device: "Callable[[], DeviceRows] | None" = None
+    shortlist: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every row is to be compared, and on the processor."""
+        return self.recall is None and self.device is None
 
 
 def answer(
@@ -93,21 +103,32 @@ def answer(
     not_camera: Sequence[int],
     threshold: float | None,
     combine: str,
+    parts: ArrayLike | None,
     how: How,
     reranker: Callable[[], Reranker] | None = None,
 ) -> Result:
     """Answer one query; see `Gallery.search` for the arguments and what is raised. reranker: makes
     the one to rank with, if anything is allowed."""
     _check(k, threshold)
-    if reranker is not None and (how.recall is not None or how.device is not None):
+    check_shortlist(how.shortlist)
+    if reranker is not None and not how.is_plain:
         raise UsageError("re-ranking is exact and on the processor: leave recall and device out")
     vectors = query_vectors(query, dim=searched.dim, metric=searched.metric, combine=combine)
+    asked = _asked(searched, parts, queries=np.atleast_2d(np.asarray(query)).shape[0])
+    if asked is not None and reranker is not None:
+        raise UsageError(
+            "re-ranking goes by vectors alone, and this gallery compares parts, too: leave it out"
+        )
     times: dict[str, float] = {}
     start = time.perf_counter()
     allowed = searched.filters.allowed(where=where, not_camera=not_camera)
     times["where"] = time.perf_counter() - start
 
     start = time.perf_counter()
+    if asked is not None:
+        found = _shortlisted(searched, vectors, k, allowed=allowed, how=how)
+        times["search"] = time.perf_counter() - start
+        return _matched(searched, found, vectors, asked, k=k, threshold=threshold, times=times)
     if reranker is None or allowed.count == 0:
         found = _best(searched, vectors, k, allowed=allowed, how=how)
         times["search"] = time.perf_counter() - start
@@ -146,16 +167,105 @@ def answers(
     where: str | Sequence[str | None] | None,
     not_camera: Sequence[int],
     threshold: float | None,
+    parts: ArrayLike | None,
     how: How,
 ) -> list[Result]:
     """Answer several queries; see `Gallery.search_many`."""
     _check(k, threshold)
+    check_shortlist(how.shortlist)
     vectors = query_batch(queries, dim=searched.dim, metric=searched.metric)
-    found, times = neighbours(searched, vectors, k=k, where=where, not_camera=not_camera, how=how)
+    asked = _asked(searched, parts, queries=len(vectors))
+    if asked is not None and how.shortlist is None:
+        raise UsageError("to compare all that is allowed is for single queries: see search")
+    want = k if asked is None else max(k, how.shortlist or 0)
+    found, times = neighbours(
+        searched, vectors, k=want, where=where, not_camera=not_camera, how=how
+    )
+    if asked is None:
+        return [
+            _result(searched, one, k=k, threshold=threshold, times=dict(taken))
+            for one, taken in zip(found, times, strict=True)
+        ]
     return [
-        _result(searched, one, k=k, threshold=threshold, times=dict(taken))
-        for one, taken in zip(found, times, strict=True)
+        _matched(
+            searched, one, vector[None], its[None], k=k, threshold=threshold, times=dict(taken)
+        )
+        for one, vector, its, taken in zip(found, vectors, asked, times, strict=True)
     ]
+
+
+def _asked(
+    searched: Searched, parts: ArrayLike | None, *, queries: int
+) -> NDArray[np.float32] | None:
+    """The parts of so many pictures, None where none are compared. Raises UsageError where there
+    are none and should be, or the other way round, and what `Matching.asked` raises."""
+    if searched.matching is None:
+        refuse_parts(parts)
+        return None
+    return searched.matching.asked(parts, queries=queries)
+
+
+def _shortlisted(
+    searched: Searched, vectors: NDArray[np.float32], k: int, *, allowed: Allowed, how: How
+) -> Neighbours:
+    """The allowed rows whose parts are to be compared."""
+    if how.shortlist is not None:
+        return _best(searched, vectors, max(k, how.shortlist), allowed=allowed, how=how)
+    if not how.is_plain:
+        raise UsageError(
+            "to compare the parts of all that is allowed, no index or GPU is asked: leave recall "
+            "and device out, or give a shortlist"
+        )
+    rows = allowed.listed
+    scores = np.stack([_scores(searched, vector, rows) for vector in vectors]).max(axis=0)
+    order = best_first(scores, searched.rows.items[rows], metric=searched.metric)
+    return Neighbours(
+        rows=rows[order],
+        scores=scores[order],
+        allowed=allowed.count,
+        path="all",
+        exact=True,
+    )
+
+
+def _matched(
+    searched: Searched,
+    found: Neighbours,
+    vectors: NDArray[np.float32],
+    asked: NDArray[np.float32],
+    *,
+    k: int,
+    threshold: float | None,
+    times: dict[str, float],
+) -> Result:
+    """The k best of the rows found, by matched distance; the threshold applies to their scores."""
+    start = time.perf_counter()
+    matching = searched.matching
+    assert matching is not None
+    rows, scores = found.rows, found.scores
+    if threshold is not None:
+        passing = _reaches(scores, threshold, searched.metric)
+        rows, scores = rows[passing], scores[passing]
+    each = scores[None]
+    if len(vectors) > 1:
+        each = np.stack([_scores(searched, vector, rows) for vector in vectors])
+    distances = matching.distances(asked, each, rows)
+    order = np.lexsort((searched.rows.items[rows], distances))[:k]
+    # What lies beyond the shortlist is no more alike by its vector than the last row in it, so a
+    # threshold that leaves that one out leaves out all of it.
+    is_whole = len(found.rows) == found.allowed or len(rows) < len(found.rows)
+    path = f"{found.path}, {matching.matcher.name} over {len(rows):,} of {found.allowed:,} allowed"
+    best = replace(
+        found,
+        rows=rows[order],
+        scores=scores[order],
+        path=path,
+        exact=found.exact and is_whole,
+    )
+    times["match"] = time.perf_counter() - start
+    return _result(
+        searched, best, k=k, threshold=threshold, times=times, matched=distances[order].tolist()
+    )
 
 
 def neighbours(
@@ -250,14 +360,21 @@ def _result(
     threshold: float | None,
     times: dict[str, float],
     reranked: Sequence[float] | None = None,
+    matched: Sequence[float] | None = None,
 ) -> Result:
-    """The matches of the rows found, cut at the threshold unless re-ranked: then it was applied
-    before."""
+    """The matches of the rows found, cut at the threshold unless re-ranked or matched: then it was
+    applied before."""
     start = time.perf_counter()
     kept = len(found.rows)
-    if threshold is not None and reranked is None:
+    if threshold is not None and reranked is None and matched is None:
         kept = int(np.count_nonzero(_reaches(found.scores, threshold, searched.metric)))
-    matches = _matches(searched, found.rows[:kept], found.scores[:kept], reranked or [None] * kept)
+    matches = _matches(
+        searched,
+        found.rows[:kept],
+        found.scores[:kept],
+        reranked or [None] * kept,
+        matched or [None] * kept,
+    )
     times["items"] = time.perf_counter() - start
     return Result(
         matches=matches,
@@ -374,6 +491,7 @@ def _matches(
     rows: NDArray[np.int64],
     scores: NDArray[np.float32],
     reranked: Sequence[float | None],
+    matched: Sequence[float | None],
 ) -> tuple[Match, ...]:
     ends = np.cumsum([len(block.vectors) for block in searched.rows.blocks])
     blocks = np.searchsorted(ends, rows, side="right")
@@ -387,9 +505,10 @@ def _matches(
             similarity=value if similar else None,
             distance=None if similar else value,
             reranked_distance=after,
+            matched_distance=by_parts,
         )
-        for rank, (record, block, value, after) in enumerate(
-            zip(records, blocks.tolist(), scores.tolist(), reranked, strict=True), start=1
+        for rank, (record, block, value, after, by_parts) in enumerate(
+            zip(records, blocks.tolist(), scores.tolist(), reranked, matched, strict=True), start=1
         )
     )
 
@@ -402,6 +521,7 @@ def _match(
     similarity: float | None,
     distance: float | None,
     reranked_distance: float | None,
+    matched_distance: float | None,
 ) -> Match:
     box = record["box"]
     return Match(
@@ -421,6 +541,7 @@ def _match(
         similarity=similarity,
         distance=distance,
         reranked_distance=reranked_distance,
+        matched_distance=matched_distance,
         extra={
             name: value
             for name, value in record.items()

@@ -19,6 +19,8 @@ class Match:
     similarity: higher is more alike; None in a Euclidean gallery. distance: lower is more alike;
     None in the others.
     extra: every further column of the item that is not null, attributes among them.
+    matched_distance: of vectors and parts together, lower is more alike; None in a gallery without
+    a matcher. Comparable between the answers of one gallery.
     """
 
     rank: int
@@ -38,13 +40,15 @@ class Match:
     distance: float | None
     extra: Mapping[str, Any]
     reranked_distance: float | None = None
+    matched_distance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """The answer to one query.
 
-    matches: best first, by score or, re-ranked, by reranked_distance; equal ones by item id.
+    matches: best first, by matched_distance in a gallery with a matcher, else by score or,
+    re-ranked, by reranked_distance; equal ones by item id.
     k: how many were asked for. allowed: how many rows the where mask and the camera rule left of
     rows. threshold: the score a match had to reach, if any.
     generation: of the gallery that answered. plan: how the search was done, in words; exact:

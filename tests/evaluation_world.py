@@ -15,9 +15,9 @@ from reid_index import Gallery
 
 KEYS = (
     *("mAP", "mINP", "rank1", "rank5", "rank10", "rank20", "queries", "answerable", "gallery"),
-    *("ap_rule", "rerank", "seconds", "unanswerable", "protocol", "fuse"),
+    *("ap_rule", "rerank", "seconds", "unanswerable", "protocol", "fuse", "matcher"),
 )
-REST = ("rerank", "seconds", "unanswerable", "protocol", "fuse")
+REST = ("rerank", "seconds", "unanswerable", "protocol", "fuse", "matcher")
 SMALL = ("--k1", "5", "--k2", "3")
 
 

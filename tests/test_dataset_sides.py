@@ -37,6 +37,7 @@ class _Greys:
 
     fingerprint = FINGERPRINT
     dim = 2
+    matcher = None
 
     def prepare(self, crop):
         return np.array([crop.mean(), 255], np.float32)

@@ -27,11 +27,11 @@ rank  item  similarity  camera  person  time                  source
 """
 
 CSV = """\
-rank,item,source,camera,person,track,video,start,end,start_s,end_s,box,similarity,distance,reranked_distance,frame_first,frame_last,role
-1,0,"a,b.jpg",1,0001,t1,,2024-05-01T12:00:00Z,2024-05-01T12:00:04Z,,,,1.0,,,,,probe
-2,1,ü\x1b[31m.jpg,2,0002,,,,,3.25,,,0.5,,,,,
-3,2,c.jpg,,,,,,,,,,0.0,,,,,
-4,3,d.jpg,2,0001,,,,,,,,-1.0,,,,,
+rank,item,source,camera,person,track,video,start,end,start_s,end_s,box,similarity,distance,matched_distance,reranked_distance,frame_first,frame_last,role
+1,0,"a,b.jpg",1,0001,t1,,2024-05-01T12:00:00Z,2024-05-01T12:00:04Z,,,,1.0,,,,,,probe
+2,1,ü\x1b[31m.jpg,2,0002,,,,,3.25,,,0.5,,,,,,
+3,2,c.jpg,,,,,,,,,,0.0,,,,,,
+4,3,d.jpg,2,0001,,,,,,,,-1.0,,,,,,
 """
 
 HEADER = CSV.splitlines()[0]

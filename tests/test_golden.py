@@ -15,6 +15,7 @@ from conftest import contents, ids
 from dense_reranking import dense_reranking
 from golden_world import DATA, GOLDENS, LABELLED, RATE, ROOT, Golden, item, parts, stored, vector
 from numpy.typing import NDArray
+from test_aligned import local
 
 from reid_index import (
     Fingerprint,
@@ -127,7 +128,7 @@ def test_no_byte_has_changed() -> None:
 @folders
 def test_it_is_whole_and_reading_it_writes_nothing(copy: Gallery, folder: str) -> None:
     assert verify_gallery(copy) == []
-    copy.search([1, 2, 3, 4], where="camera = 2")
+    copy.search([1, 2, 3, 4], where="camera = 2", parts=asked_parts(copy, 5000))
     assert contents(copy.path) == contents(DATA / folder)
 
 
@@ -212,6 +213,11 @@ def test_its_items_and_vectors(golden: Golden) -> None:
     np.testing.assert_array_equal(gallery.vectors(rows), golden.vectors)
 
 
+def asked_parts(gallery: Gallery, number: int) -> list[list[int]] | None:
+    """Of a query, where the gallery compares parts."""
+    return None if gallery.matcher is None else parts(number)
+
+
 def queries(count: int) -> NDArray[np.float32]:
     """Vectors that no golden gallery holds."""
     return np.array([vector(5000 + number) for number in range(count)], np.float32)
@@ -229,8 +235,8 @@ def scores(golden: Golden, query: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def ranking(golden: Golden, query: NDArray[np.float32]) -> list[int]:
-    """All rows from the most to the least alike; equal ones by their order, which is that of
-    their ids."""
+    """All rows from the most to the least alike by their vectors; equal ones by their order, which
+    is that of their ids."""
     found = scores(golden, query)
     keys = found if golden.metric == "euclidean" else -found
     return np.argsort(keys, kind="stable").tolist()
@@ -250,6 +256,8 @@ def ranking(golden: Golden, query: NDArray[np.float32]) -> list[int]:
 def test_its_answers(
     golden: Golden, where: str | None, passes: Callable[[dict[str, Any]], bool]
 ) -> None:
+    if golden.weight is not None:
+        return  # see test_its_matched_answers
     gallery = Gallery.open(golden.path)
     deleted = np.array([vector(700), vector(1015)], np.float32)  # where anything is
     for query in (*queries(3), *deleted):
@@ -259,6 +267,27 @@ def test_its_answers(
         euclidean = golden.metric == "euclidean"
         found = [match.distance if euclidean else match.similarity for match in matches]
         np.testing.assert_allclose(found, scores(golden, query)[best], rtol=3e-7, atol=1e-7)
+
+
+@goldens
+@pytest.mark.parametrize("where", [None, "camera = 2"])
+def test_its_matched_answers(golden: Golden, where: str | None) -> None:
+    """By vectors and parts together, where it has parts."""
+    if golden.weight is None:
+        return
+    gallery = Gallery.open(golden.path)
+    for number, query in enumerate(queries(3), start=5000):
+        of_parts = [local(np.array(parts(number)), np.array(parts(n))) for n in golden.numbers]
+        expected = np.sqrt(2 - 2 * scores(golden, query)) + golden.weight * np.array(of_parts)
+        best = [
+            row
+            for row in np.argsort(expected, kind="stable")
+            if where is None or item(golden.numbers[row])["camera"] == 2
+        ]
+        matches = gallery.search(query, parts=parts(number), k=30, where=where).matches
+        assert [match.item for match in matches] == [golden.numbers[row] for row in best]
+        found = [match.matched_distance for match in matches]
+        np.testing.assert_allclose(found, expected[best], rtol=0, atol=1e-6)
 
 
 @goldens
@@ -414,9 +443,13 @@ def test_its_history(golden: Golden) -> None:
 
 def answered(gallery: Gallery) -> list[list[tuple[int, float]]]:
     """What some queries find in all of it: items and scores."""
-    found = gallery.search_many(queries(4), k=len(gallery) or 1)
+    asked = None if gallery.matcher is None else [parts(5000 + number) for number in range(4)]
+    found = gallery.search_many(queries(4), k=len(gallery) or 1, parts=asked)
     return [
-        [(match.item, match.similarity or match.distance or 0.0) for match in answer.matches]
+        [
+            (match.item, match.matched_distance or match.similarity or match.distance or 0.0)
+            for match in answer.matches
+        ]
         for answer in found
     ]
 
@@ -430,7 +463,8 @@ def test_rows_can_be_added_to_it(copy: Gallery, folder: str) -> None:
     again = Gallery.open(copy.path)
     assert verify_gallery(again) == []
     assert ids(again)[-1] == given
-    assert again.search(vector(7000), k=1).matches[0].item == given
+    asked = asked_parts(again, 7000)
+    assert again.search(vector(7000), k=1, parts=asked).matches[0].item == given
     assert [[pair for pair in answer if pair[0] != given] for answer in answered(again)] == wanted
     after = contents(copy.path)
     assert json.loads(after["CURRENT"])["format"] == list(FORMAT)
