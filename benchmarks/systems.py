@@ -9,7 +9,9 @@ cut short has all systems by fewer seeds. Runs that FILE has already are not mad
 """
 
 import json
+import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import keep
 from benchmarks.training import Crops, table, whole
-from extractors.preprocess import Preprocess
-from extractors.systems import Plan
+from extractors.systems import Plan, make_system
 from extractors.systems.system import System
 from extractors.training.losses import LossPlan
 from extractors.training.train import Training, train
@@ -37,6 +38,7 @@ _BASES = {
     "icnn": "bot",
     "scpnet": "bot",
     "aligned": "bot",
+    "aligned, by parts": "bot",
     "mgn, 96 rows": "bot, 96 rows",
     "convnext with simam": "convnext",
     "convnext_ap": "convnext",
@@ -117,15 +119,23 @@ def main(
                 device=torch.device("cpu"),
             )
             seconds = time.perf_counter() - start
-            mAP, first = crops.score(made.system)
-            run = {"name": name, "seed": seed, "mAP": mAP, "rank-1": first, "seconds": seconds}
-            runs.append({**run, **_costs(made.system, training.preprocess)})
-            click.echo(f"{name}, seed {seed}: mAP {mAP:.4f}, rank-1 {first:.4f}, {seconds:.0f} s")
+            spent = {"seed": seed, "seconds": seconds}
+            scored = {name: crops.score(made.system)}
+            if made.system.matcher is not None:
+                by_parts = crops.score_parts(made.system, made.system.matcher)
+                scored[f"{name}, by parts"] = by_parts
+            for called, (mAP, first) in scored.items():
+                runs.append({"name": called, "mAP": mAP, "rank-1": first, **spent})
+                click.echo(
+                    f"{called}, seed {seed}: mAP {mAP:.4f}, rank-1 {first:.4f}, {seconds:.0f} s"
+                )
             keep(out, {"benchmark": "systems", **asked, "runs": runs})
     for line in table(runs, _BASES):
         click.echo(line)
-    for line in _cost_table(runs):
+    costs = list(_costs(chosen))
+    for line in _cost_table(costs):
         click.echo(line)
+    keep(out, {"benchmark": "systems", **asked, "runs": runs, "costs": costs})
 
 
 def _runs_of(out: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -137,44 +147,60 @@ def _runs_of(out: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
     return list(kept["runs"])
 
 
-def _costs(system: System, preprocess: Preprocess) -> dict[str, float]:
-    """Of searching: parameters without classifiers, multiplications and additions of one crop
-    (counted as two, as torch does), numbers stored of it, and crops a second in batches of 64."""
-    crops = torch.randn(64, 3, preprocess.height, preprocess.width)
-    names = system.state_dict(keep_vars=True).items()
-    used = [
-        one
-        for name, one in names
-        if isinstance(one, torch.nn.Parameter) and not name.startswith("classifier.")
-    ]
+_ROUNDS = 7
+_BATCH = 64
+
+
+def _costs(chosen: dict[str, Training]) -> Iterator[dict[str, Any]]:
+    """Of searching, with weights as they are made: parameters without classifiers, multiplications
+    and additions of one crop (counted as two, as torch does), numbers stored of it, and crops a
+    second in batches of 64, all systems in turn."""
+    systems = {name: make_system(one.plan, classes=1).eval() for name, one in chosen.items()}
+    rates: dict[str, list[float]] = {name: [] for name in systems}
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            system.embed(crops[:1])
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            vectors = system.embed(crops)
-            times.append(time.perf_counter() - start)
-    return {
-        "parameters": sum(one.numel() for one in used),
-        "flops": counter.get_total_flops(),
-        "numbers": vectors.shape[1],
-        "crops a second": len(crops) / min(times[1:]),
-    }
+        for number in range(_ROUNDS + 1):  # the first is a warm-up
+            for name, system in systems.items():
+                crops = _noise(chosen[name])
+                start = time.perf_counter()
+                _embed(system, crops)
+                if number:
+                    rates[name].append(_BATCH / (time.perf_counter() - start))
+        for name, system in systems.items():
+            crops = _noise(chosen[name])[:1]
+            with FlopCounterMode(display=False) as counter:
+                vectors = _embed(system, crops)
+            yield {
+                "name": name,
+                "parameters": sum(
+                    one.numel()
+                    for called, one in system.named_parameters()
+                    if not called.startswith("classifier.")
+                ),
+                "flops": counter.get_total_flops(),
+                "numbers": sum(one.numel() for one in vectors),
+                "crops a second": rates[name],
+            }
 
 
-def _cost_table(runs: list[dict[str, Any]]) -> list[str]:
-    lines = ["| | parameters | FLOPs a crop | crops/s | bytes an item, float32 |"]
-    lines.append("|---|---|---|---|---|")
-    for name in dict.fromkeys(run["name"] for run in runs):
-        own = [run for run in runs if run["name"] == name]
-        speed = max(run["crops a second"] for run in own)
-        one = own[0]
-        lines.append(
-            f"| {name} | {one['parameters'] / 1e6:.2f} M | {one['flops'] / 1e6:.0f} M | "
-            f"{speed:,.0f} | {4 * one['numbers']:,} |"
+def _noise(training: Training) -> torch.Tensor:
+    return torch.randn(_BATCH, 3, training.preprocess.height, training.preprocess.width)
+
+
+def _embed(system: System, crops: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (system.embed(crops),) if system.matcher is None else system.embed_parts(crops)
+
+
+def _cost_table(costs: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| | parameters | FLOPs a crop | crops/s | bytes an item, float32 |"
+    yield "|---|---|---|---|---|"
+    for one in costs:
+        low, middle, high = (
+            choose(one["crops a second"]) for choose in (min, statistics.median, max)
         )
-    return lines
+        yield (
+            f"| {one['name']} | {one['parameters'] / 1e6:.2f} M | {one['flops'] / 1e6:.0f} M | "
+            f"{middle:,.0f} ({low:,.0f} … {high:,.0f}) | {4 * one['numbers']:,} |"
+        )
 
 
 if __name__ == "__main__":

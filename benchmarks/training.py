@@ -10,7 +10,7 @@ stepped weights, beside forward and backward of the same network on the same bat
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ from extractors.training.losses import Losses
 from extractors.training.schedule import Schedule
 from extractors.training.train import Training, train
 from reid_index import evaluate_distances
+from reid_index.aligned_scores import AlignedScores
+from reid_index.matcher import Matcher
+from reid_index.metric import Metric
+from reid_index.scores import VectorScores
 
 _FED = Preprocess(height=128, width=64, scale=1 / 255, mean=MEAN, std=STD)
 _CPU = torch.device("cpu")
@@ -82,28 +86,58 @@ class Crops:
         ]
 
     def score(self, system: System) -> tuple[float, float]:
-        """mAP and rank-1."""
-        vectors, persons, cameras = [], [], []
-        for crops, labelled in self._sides:
-            vectors.append(_vectors(system, crops, self._preprocess))
+        """mAP and rank-1, by vectors."""
+        vectors = [_vectors(system.embed, crops, self._preprocess) for crops, _ in self._sides]
+        return self._measured(1 - vectors[0] @ vectors[1].T)
+
+    def score_parts(self, system: System, matcher: Matcher) -> tuple[float, float]:
+        """The same by vectors and parts, all pairs."""
+        sides = []
+        for crops, _ in self._sides:
+            vectors = _vectors(system.embed, crops, self._preprocess)
+            parts = _rows(lambda fed: system.embed_parts(fed)[1], crops, self._preprocess)
+            sides.append((vectors, parts))
+        (query, asked), (gallery, parts) = sides
+        plain = VectorScores(query, [gallery], metric=Metric.COSINE)
+        scores = AlignedScores(plain, asked, [parts], weight=matcher.weight)
+        distances = [
+            scores.chunk(start, min(start + 256, len(query)))[0].copy()
+            for start in range(0, len(query), 256)
+        ]
+        return self._measured(np.concatenate(distances))
+
+    def _measured(self, distances: NDArray[np.float32]) -> tuple[float, float]:
+        persons, cameras = [], []
+        for _, labelled in self._sides:
             columns = [person.columns for _, person in labelled.people]
             persons.append([one["person"] for one in columns])
             cameras.append([one["camera"] for one in columns])
-        found = evaluate_distances(1 - vectors[0] @ vectors[1].T, *persons, *cameras)
+        found = evaluate_distances(distances, *persons, *cameras)
         return found.mAP, float(found.cmc[0])
 
 
 def _vectors(
-    system: System, crops: NDArray[np.uint8], preprocess: Preprocess
+    embed: Callable[[torch.Tensor], torch.Tensor],
+    crops: NDArray[np.uint8],
+    preprocess: Preprocess,
+) -> NDArray[np.float32]:
+    """Of length 1."""
+    vectors = _rows(embed, crops, preprocess)
+    normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normed
+
+
+def _rows(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    crops: NDArray[np.uint8],
+    preprocess: Preprocess,
 ) -> NDArray[np.float32]:
     found = []
     with torch.inference_mode():
         for start in range(0, len(crops), 128):
             fed = np.stack([preprocess.normalise(crop) for crop in crops[start : start + 128]])
-            found.append(system.embed(torch.from_numpy(fed)).numpy())
-    vectors = np.concatenate(found)
-    normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return normed
+            found.append(network(torch.from_numpy(fed)).numpy())
+    return np.concatenate(found)
 
 
 @click.group()
