@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import keep, spread
 from cli.sides import split_pictures
-from extractors.preprocess import Preprocess
-from extractors.public import MEAN, STD
+from extractors.preprocess import MEAN, STD, Preprocess
 from extractors.systems import Plan
 from extractors.systems.system import System
 from extractors.training import train as training_module
