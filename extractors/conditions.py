@@ -26,9 +26,10 @@ _ROWS, _COLUMNS = slice(13, 58), slice(8, 24)
 """Torso and legs of somebody standing in the middle: a fifth to nine tenths down, the middle half
 across."""
 
-DARK, GREY = 0.2, 0.12
-"""Black is a colour whose largest channel is below the one, and no further than the other above its
-smallest. Not a quotient, which says nothing of colours near 0."""
+DARK, GREY = 0.2012, 0.1188
+"""Black is a colour whose largest channel is below the one, and less than the other above its
+smallest. Not a quotient, which says nothing of colours near 0. Both lie between the levels of
+pictures, and between their means of a few, so that rounding decides nothing."""
 
 _LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601."""

@@ -39,8 +39,8 @@ BOX_HEIGHT, BOX_WIDTH = 1 / 3, 2 / 3
 _CORNERS = 0.1
 """The distance, of the crop, from which on the loss of a corner is no longer squared."""
 
-_BELOW = 0.499
-"""The most that the global feature weighs where it is of less use."""
+_LESS = 0.999
+"""A factor of w_g where it has to be below ½: rounding could make it ½."""
 
 _ROWS, _COLUMNS, _EDGE = 8, 32, 2
 _CENTRED = 0.01
@@ -168,8 +168,7 @@ class Weights(nn.Module):
         told = self.first(feature)
         further = (told[:, 1:] - told[:, :1]).float()
         w_g = torch.sigmoid(-functional.softplus(self.second) * further)
-        # What is rounded to ½ would not be less than the other.
-        return told, torch.where(further > 0, w_g.clamp(max=_BELOW), w_g)
+        return told, torch.where(further > 0, _LESS * w_g, w_g)
 
 
 class Locator(nn.Module):
