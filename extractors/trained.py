@@ -7,7 +7,7 @@ The card is JSON in the file's metadata, under "reid-index": `plan` (what the sy
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from reid_index import files
 from reid_index.errors import BadWeights, UsageError
@@ -23,8 +24,10 @@ from reid_index.reading import parse_json, read_bytes
 from .checkpoint import load_strictly
 from .preprocess import Preprocess, preprocess_from, preprocess_to_json
 from .systems import Plan, make_system, plan_from
+from .systems.haa import HAA
 from .systems.system import System
 from .torch_model import TorchExtractor, torch_device
+from .weighting import Weighting
 
 DEFAULT = Path(__file__).with_name("default.safetensors")
 """The model that comes with this project; its card says what it was trained on, and that it is for
@@ -138,22 +141,41 @@ class TrainedExtractor(TorchExtractor):
     """One global vector for each crop, not normalised, from a model of `reid train`.
 
     weights: the `.safetensors` file; DEFAULT where it is None. device: as PyTorch names it: "cpu",
-    "cuda", "cuda:1". Raises BadWeights, UsageError where the device is not to be had.
+    "cuda", "cuda:1". weighting: of the parts of an HAA model's vectors; adaptive where it is None.
+    Raises BadWeights, UsageError where the device is not to be had, or a weighting is given for a
+    model of another system.
     """
 
-    def __init__(self, weights: Path | None = None, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        weights: Path | None = None,
+        *,
+        device: str = "cpu",
+        weighting: Weighting | None = None,
+    ) -> None:
         processor = torch_device(device)
         weights = weights or DEFAULT
         content = _bytes(weights)
         model = _model(content, weights)
+        system, pooling = model.system.to(processor), model.plan.pooling
+        embed: Callable[[Tensor], Tensor] = system.embed
+        if isinstance(system, HAA):
+            weighting = weighting or Weighting()
+            embed = weighting.embed(system, model.preprocess)
+            pooling = f"{pooling}, {weighting}"
+        elif weighting is not None:
+            raise UsageError(
+                f"{weights} is a model of {model.plan.system}, whose vectors have no parts to "
+                "weigh: leave --weighting out"
+            )
         fingerprint = model.preprocess.fingerprint(
             name="trained",
             version="1",
             weights_sha256=hashlib.sha256(content).hexdigest(),
-            pooling=model.plan.pooling,
+            pooling=pooling,
         )
         super().__init__(
-            model.system.to(processor).embed,
+            embed,
             device=processor,
             preprocess=model.preprocess,
             fingerprint=fingerprint,

@@ -1,16 +1,19 @@
 """HAA: conditions, boxes, weights, who learns from what, ways of weighting, and from the command
 line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cli_world import assert_refused, run, succeed
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from training_world import HEIGHT, WIDTH, crop, small
+from training_world import HEIGHT, WIDTH, crop, small, write_people
 
+from extractors import open_extractor, open_recipe, recipe
 from extractors.conditions import LIMITS, Limits, measure, measure_inputs
 from extractors.onnx_export import export_onnx
 from extractors.preprocess import MEAN, STD, Preprocess
@@ -25,10 +28,11 @@ from extractors.systems.haa import (
     cut,
     weak_boxes,
 )
-from extractors.trained import Model, read_model, write_model
+from extractors.trained import Model, TrainedExtractor, read_card, read_model, write_model
 from extractors.training.augment import Augment
 from extractors.training.train import train
-from reid_index.errors import UsageError
+from extractors.weighting import RULE, Weighting, read_table, weighting_from, weighting_of
+from reid_index.errors import BadSource, UsageError
 
 DIM = 8
 FED = Preprocess(height=HEIGHT, width=WIDTH, scale=1 / 255, mean=MEAN, std=STD)
@@ -364,3 +368,240 @@ def test_a_model_is_read_as_it_was_written(path: Path) -> None:
 
 def test_as_onnx_it_gives_the_same_vectors(tmp_path: Path) -> None:
     assert export_onnx(tmp_path / "m.onnx", trained_model().system, FED) >= 0.9999
+
+
+# Ways of weighting
+
+TABLE = """feature,w_g,w_h
+none,0.6,0.5
+black,0.1,0.9
+dark,0.25,0.5
+blurred,0.3,1
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    (tmp_path / "table.csv").write_text(TABLE)
+    return tmp_path / "table.csv"
+
+
+def conditioned() -> list[NDArray[np.uint8]]:
+    """Crops that are fine, dark, black, blurred, and dark and black; see `test_crops_are_so`."""
+    fine = np.asarray(Image.fromarray(plain_crop((180, 60, 50))).resize((WIDTH, HEIGHT)))
+    patterned = fine.copy()
+    patterned[::2, ::2] = 250
+    black = plain_crop((20, 22, 25))[::2, ::2]
+    return [patterned, patterned // 4 + 25, black, np.full_like(fine, 120), black // 4]
+
+
+def test_crops_are_so() -> None:
+    found = [measure(one).features() for one in conditioned()]
+    assert found == [(), ("dark",), ("black",), ("blurred",), ("dark", "black")]
+
+
+def halves(path: Path, weighting: Weighting | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """How long both parts of the vectors are, and the parts themselves made as long as 1."""
+    vectors = TrainedExtractor(path, weighting=weighting).extract(conditioned()).global_
+    parts = np.split(vectors, [DIM], axis=1)
+    lengths = [np.linalg.norm(one, axis=1, keepdims=True) for one in parts]
+    units = [one / length for one, length in zip(parts, lengths, strict=True)]
+    return np.concatenate(lengths, axis=1), np.concatenate(units, axis=1)
+
+
+def test_ways_of_weighting_give_what_is_documented(path: Path, table: Path) -> None:
+    ways = {said: halves(path, weighting_of(said)) for said in ("adaptive", "plain", "rule")}
+    ways["table"] = halves(path, read_table(table))
+    with torch.inference_mode():
+        fed_ = fed(np.stack(conditioned()))
+        w_g = read_model(path).system.features(fed_)[2].numpy()
+    expected = {
+        "adaptive": np.concatenate([w_g, 1 - w_g], axis=1),
+        "plain": np.full((5, 2), 0.5),
+        "rule": [[0.5, 0.5], *[[0.3, 0.7]] * 4],
+        "table": [[0.6, 0.5], [0.25, 0.5], [0.1, 0.9], [0.3, 1.0], [0.1, 0.9]],
+    }
+    for way, (lengths, parts) in ways.items():
+        np.testing.assert_allclose(lengths, expected[way], atol=1e-5, err_msg=way)
+        np.testing.assert_allclose(parts, ways["plain"][1], atol=1e-5)
+    np.testing.assert_array_equal(halves(path, None)[0], ways["adaptive"][0])
+
+
+def test_other_feeding_is_measured_all_the_same(path: Path, tmp_path: Path) -> None:
+    other = Preprocess(
+        height=HEIGHT, width=WIDTH, color_order="BGR", scale=1.0, mean=(9, 8, 7), std=(90, 70, 60)
+    )
+    made = trained_model()
+    write_model(tmp_path / "o.safetensors", Model(made.system, PLAN, other, {}))
+    lengths, _ = halves(tmp_path / "o.safetensors", weighting_of("rule"))
+    np.testing.assert_allclose(lengths, [[0.5, 0.5], *[[0.3, 0.7]] * 4], atol=1e-5)
+
+
+def test_fingerprints_tell_ways_apart(path: Path, table: Path) -> None:
+    said = {
+        way: open_extractor("trained", weights=path, weighting=weighting).fingerprint
+        for way, weighting in {
+            "none": None,
+            "adaptive": Weighting(),
+            "plain": weighting_of("plain"),
+            "rule": weighting_of("rule"),
+            "table": read_table(table),
+        }.items()
+    }
+    assert said["none"] == said["adaptive"]
+    assert len({one.pooling for one in said.values()}) == 4
+    assert said["plain"].pooling == "average, weights: plain"
+    assert said["table"].pooling == (
+        "average, weights: table dark 0.25/0.5, black 0.1/0.9, blurred 0.3/1.0, none 0.6/0.5; "
+        "dark < 0.3, black > 0.48, blurred < 1000.0"
+    )
+    lines = TABLE.splitlines()
+    table.write_text("\n".join([lines[0], *reversed(lines[1:])]))
+    assert read_table(table) == weighting_of(str(table))
+    again = open_extractor("trained", weights=path, weighting=read_table(table))
+    assert again.fingerprint == said["table"]
+
+
+def test_recipes_keep_the_weighting(path: Path, table: Path) -> None:
+    for weighting in (None, Weighting(), weighting_of("rule"), read_table(table)):
+        known = recipe("trained", weights=path, preprocess=None, weighting=weighting)
+        made = open_extractor("trained", weights=path, weighting=weighting)
+        assert open_recipe(known).fingerprint == made.fingerprint
+        assert ("weighting" in known) == (weighting is not None)
+    for wrong in ("other", {"dark": [0.1, 0.2]}, {"dark": "x"}, 3):
+        with pytest.raises(BadSource, match=r"^the gallery's recipe: "):
+            weighting_from(wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("black,0.1,0.9\n", ""), "no row says how much counts where a crop is 'black'; add one"),
+        (("none,0.6,0.5\n", ""), "no row says how much counts where a crop is 'none'"),
+        (("0.1,0.9", "0.5,0.5"), "black: w_g 0.5 is not below w_h 0.5"),
+        (("0.1,0.9", "0.9,0.1"), "black: w_g 0.9 is not below w_h 0.1"),
+        (("0.3,1\n", "0.3,1.5\n"), r"blurred: w_g 0.3 and w_h 1.5 are not 0 to 1"),
+        (("0.1,0.9", "-0.1,0.9"), "black: w_g -0.1"),
+        (("0.6,0.5", "0,0"), "none: w_g 0.0 and w_h 0.0 are not 0 to 1, or both are 0"),
+        (("0.1,0.9", "nan,0.9"), "black: 'nan' is not a number"),
+        (("0.1,0.9", "much,0.9"), "black: 'much' is not a number"),
+        (("black", "wet"), "a row for 'wet', unknown or there twice"),
+        (("black", "dark"), "a row for 'dark', unknown or there twice"),
+        (("0.1,0.9", "0.1"), "the row of 'black' has not 3 values"),
+        (("feature,", "name,"), "its first line is not feature,w_g,w_h"),
+        ((TABLE, ""), "its first line is not"),
+        (("black", "\0"), "a row for|cannot be read as a table"),
+        (("black", '"black'), "cannot be read as a table"),
+    ],
+)
+def test_tables_that_do_not_say_it_are_refused(
+    table: Path, change: tuple[str, str], words: str
+) -> None:
+    assert change[0] in TABLE
+    table.write_text(TABLE.replace(*change))
+    with pytest.raises(BadSource, match=words) as raised:
+        read_table(table)
+    assert str(raised.value).startswith(f"{table}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_weighting_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no weighting 'most'; there are adaptive, plain"):
+        weighting_of("most")
+    with pytest.raises(BadSource, match=r"nowhere\.csv: cannot be read: No such file"):
+        weighting_of(str(tmp_path / "nowhere.csv"))
+    with pytest.raises(BadSource, match="no row says"):
+        Weighting(way="rule", rows={"none": RULE["none"]})
+
+
+# From the command line
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`crops` of 12 persons, split by `split.csv`, and what `reid train` made of them."""
+    folder = tmp_path_factory.mktemp("line")
+    write_people(folder / "crops", range(1, 13), crops=4)
+    rows = ["file,split"]
+    for one in sorted((folder / "crops").iterdir()):
+        held_out = "query" if "_c1" in one.name else "gallery"
+        rows.append(f"{one.name},{held_out if int(one.name[:4]) > 8 else 'train'}")
+    (folder / "split.csv").write_text("\n".join(rows))
+    (folder / "table.csv").write_text(TABLE)
+    words = "--backbone resnet18_x0_125 --dim 16 --input-size 64x32 --batch 4x2 --rate 0.002"
+    words += " --warmup 1 --epochs 2 --pad 2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        split = ["--split", "split.csv", *words.split()]
+        succeed("train", "crops", *split, "--system", "haa", "--out", "haa.safetensors")
+        succeed("train", "crops", *split, "--epochs", "1", "--out", "bot.safetensors")
+    return folder
+
+
+def built(place: Path, out: Path, *words: str) -> Any:
+    model = ["--extractor", "trained", "--weights", place / "haa.safetensors"]
+    return run("build", place / "crops", "--out", out, *model, *words)
+
+
+@pytest.mark.parametrize("said", [None, "plain", "rule", "table.csv"])
+def test_a_gallery_keeps_its_weighting(
+    place: Path, tmp_path: Path, monkeypatch, said: str | None
+) -> None:
+    monkeypatch.chdir(place)
+    words = [] if said is None else ["--weighting", said]
+    assert built(place, tmp_path / "g", *words).exit_code == 0
+    monkeypatch.chdir(tmp_path)  # where no table is: the gallery has its numbers
+    picture = sorted((place / "crops").iterdir())[5]
+    best = json.loads(
+        succeed("query", "g", picture, "--top", "1", "--format", "jsonl").stdout.splitlines()[0]
+    )
+    assert best["source"].endswith(picture.name)
+    assert best["similarity"] == pytest.approx(1, abs=1e-5)
+    for against in ("g", place / "crops"):
+        figures = succeed(
+            "evaluate", "g", against, "--split", place / "split.csv", "--format", "json"
+        )
+        assert 0 < json.loads(figures.stdout)["mAP"] <= 1
+
+
+def test_the_model_is_as_good_as_its_card_says(place: Path, tmp_path: Path) -> None:
+    assert built(place, tmp_path / "g").exit_code == 0
+    words = ["--split", place / "split.csv", "--format", "json"]
+    found = json.loads(succeed("evaluate", tmp_path / "g", tmp_path / "g", *words).stdout)
+    figures = read_card(place / "haa.safetensors")["figures"]
+    assert found["mAP"] == pytest.approx(figures["mAP"], abs=2e-3)
+
+
+def test_galleries_of_two_weightings_are_not_compared(place: Path, tmp_path: Path) -> None:
+    assert built(place, tmp_path / "g").exit_code == 0
+    assert built(place, tmp_path / "h", "--weighting", "plain").exit_code == 0
+    refused = run("evaluate", tmp_path / "g", tmp_path / "h", "--split", place / "split.csv")
+    assert refused.exit_code == 1
+    assert "weights: adaptive" in refused.stderr
+    rebuilt = ["rebuild", tmp_path / "h", "--extractor", "trained"]
+    succeed(*rebuilt, "--weights", place / "haa.safetensors", "--weighting", "adaptive")
+    succeed("evaluate", tmp_path / "g", tmp_path / "h", "--split", place / "split.csv")
+
+
+def test_evaluating_folders_takes_a_weighting(place: Path) -> None:
+    crops, split = place / "crops", place / "split.csv"
+    words = ["evaluate", crops, crops, "--split", split, "--format", "json"]
+    words += ["--extractor", "trained", "--weights", place / "haa.safetensors"]
+    found = [succeed(*words, "--weighting", way).stdout for way in ("adaptive", "plain")]
+    assert all(0 < json.loads(one)["mAP"] <= 1 for one in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        ("build crops --out g --weights bot.safetensors --weighting rule", 2, "is a model of bot"),
+        ("build crops --out g --weighting plain", 2, "is a model of bot"),
+        ("build crops --out g --weights haa.safetensors --weighting x", 2, "no weighting 'x'"),
+        ("build crops --out g --weights haa.safetensors --weighting split.csv", 1, "first line"),
+        ("build crops --out g --extractor stripes --weighting rule", 2, "no parts to weigh"),
+        ("train crops --out n.safetensors --system haa --no-neck", 2, "haa has no neck"),
+    ],
+)
+def test_bad_input_gets_one_line(place: Path, monkeypatch, words: str, code: int, text: str):
+    monkeypatch.chdir(place)
+    assert_refused(run(*words.split()), code=code, text=text)
