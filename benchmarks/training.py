@@ -10,7 +10,7 @@ stepped weights, beside forward and backward of the same network on the same bat
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from extractors.training.schedule import Schedule
 from extractors.training.train import Training, train
 from reid_index import evaluate_distances
 
-_FED = Preprocess(height=128, width=64, scale=1 / 255, mean=MEAN, std=STD)
+FED = Preprocess(height=128, width=64, scale=1 / 255, mean=MEAN, std=STD)
+"""How crops are fed to all networks here."""
 _CPU = torch.device("cpu")
 
 
@@ -42,7 +43,7 @@ def whole(backbone: str, *, epochs: int) -> Training:
     """With everything that the others lack."""
     return Training(
         plan=Plan(backbone=backbone, dim=0),
-        preprocess=_FED,
+        preprocess=FED,
         augment=Augment(pad=5),
         schedule=Schedule(warmup=min(3.0, epochs / 4)),
         epochs=epochs,
@@ -64,23 +65,34 @@ def variants(training: Training) -> dict[str, Training]:
     }
 
 
-class _Crops:
-    """Crops of a split, decoded: to train on, and both sides to be scored on."""
+Sides = list[tuple[NDArray[np.uint8], Labelled]]
+
+
+class Crops:
+    """Crops of a split, decoded: to train on, and both sides to be scored on.
+
+    sides: of query and gallery, crops uint8 (N, 128, 64, 3) and who is on them.
+    """
 
     def __init__(self, folder: Path, split: Path) -> None:
         parts: dict[str, Labelled] = {
             part: read_labelled([split_pictures(folder, split, part)])
             for part in ("train", "query", "gallery")
         }
-        self.train = decode(parts["train"], _FED)
+        self.train = decode(parts["train"], FED)
         self.classes = parts["train"].classes
-        self._sides = [(decode(parts[part], _FED), parts[part]) for part in ("query", "gallery")]
+        self.sides: Sides = [
+            (decode(parts[part], FED), parts[part]) for part in ("query", "gallery")
+        ]
 
-    def score(self, system: System) -> tuple[float, float]:
-        """mAP and rank-1."""
+    def score(
+        self, embed: Callable[[torch.Tensor], torch.Tensor], sides: Sides | None = None
+    ) -> tuple[float, float]:
+        """mAP and rank-1. embed: of a system, float32 (B, 3, 128, 64) → (B, D). sides: others than
+        its own."""
         vectors, persons, cameras = [], [], []
-        for crops, labelled in self._sides:
-            vectors.append(_vectors(system, crops))
+        for crops, labelled in sides or self.sides:
+            vectors.append(_vectors(embed, crops))
             columns = [person.columns for _, person in labelled.people]
             persons.append([one["person"] for one in columns])
             cameras.append([one["camera"] for one in columns])
@@ -88,13 +100,22 @@ class _Crops:
         return found.mAP, float(found.cmc[0])
 
 
-def _vectors(system: System, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_on(
+    crops: NDArray[np.uint8], network: Callable[[torch.Tensor], torch.Tensor]
+) -> NDArray[np.float32]:
+    """What a network says of crops, (N, …), a batch at a time."""
     found = []
     with torch.inference_mode():
         for start in range(0, len(crops), 128):
-            fed = np.stack([_FED.normalise(crop) for crop in crops[start : start + 128]])
-            found.append(system.embed(torch.from_numpy(fed)).numpy())
-    vectors = np.concatenate(found)
+            fed = np.stack([FED.normalise(crop) for crop in crops[start : start + 128]])
+            found.append(network(torch.from_numpy(fed)).numpy())
+    return np.concatenate(found)
+
+
+def _vectors(
+    embed: Callable[[torch.Tensor], torch.Tensor], crops: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    vectors = run_on(crops, embed)
     normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return normed
 
@@ -115,7 +136,7 @@ def ablate(
     folder: Path, split: Path, backbone: str, epochs: int, seeds: int, out: Path | None
 ) -> None:
     """Train with one thing left out at a time."""
-    crops = _Crops(folder, split)
+    crops = Crops(folder, split)
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name, training in variants(whole(backbone, epochs=epochs)).items():
@@ -124,7 +145,7 @@ def ablate(
                 replace(training, seed=seed), crops.train, crops.classes, state=None, device=_CPU
             )
             seconds = time.perf_counter() - start
-            mAP, first = crops.score(made.system)
+            mAP, first = crops.score(made.system.embed)
             runs.append(
                 {"name": name, "seed": seed, "mAP": mAP, "rank-1": first, "seconds": seconds}
             )
@@ -142,12 +163,13 @@ def _table(runs: list[dict[str, Any]]) -> Iterator[str]:
     base = {run["seed"]: run for run in by_name["whole"]}
     yield "| | mAP | rank-1 | mAP, less the whole of the same seed |\n|---|---|---|---|"
     for name, some in by_name.items():
-        cells = [_cell([run[key] for run in some], "") for key in ("mAP", "rank-1")]
-        cells.append(_cell([run["mAP"] - base[run["seed"]]["mAP"] for run in some], "+"))
+        cells = [cell([run[key] for run in some], "") for key in ("mAP", "rank-1")]
+        cells.append(cell([run["mAP"] - base[run["seed"]]["mAP"] for run in some], "+"))
         yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _cell(shares: list[float], sign: str) -> str:
+def cell(shares: list[float], sign: str) -> str:
+    """Mean and range, in hundredths. sign: "+" for differences."""
     mean, low, high = (100 * one for one in (statistics.mean(shares), min(shares), max(shares)))
     return f"{mean:{sign}.1f} ({low:{sign}.1f} … {high:{sign}.1f})"
 
@@ -163,7 +185,7 @@ def speed(
     folder: Path, split: Path, backbone: str, batches: int, rounds: int, out: Path | None
 ) -> None:
     """Time training beside its network alone."""
-    crops = _Crops(folder, split)
+    crops = Crops(folder, split)
     training = replace(whole(backbone, epochs=1), plan=Plan(backbone=backbone, dim=512))
     run = training_module._Run.begin(
         training,
@@ -178,7 +200,7 @@ def speed(
     run.batches.epoch = lambda _number: chosen  # type: ignore[method-assign]
     rng = np.random.default_rng(0)
     fed = [
-        torch.from_numpy(prepare(crops.train[one], training.augment, _FED, rng)) for one in chosen
+        torch.from_numpy(prepare(crops.train[one], training.augment, FED, rng)) for one in chosen
     ]
     rates: dict[str, list[float]] = {"whole": [], "bare": []}
     with training_module.ThreadPoolExecutor(1) as preparer:
