@@ -427,14 +427,27 @@ def test_ways_of_weighting_give_what_is_documented(path: Path, table: Path) -> N
     np.testing.assert_array_equal(halves(path, None)[0], ways["adaptive"][0])
 
 
-def test_other_feeding_is_measured_all_the_same(path: Path, tmp_path: Path) -> None:
+def test_other_feeding_is_measured_all_the_same(tmp_path: Path) -> None:
     other = Preprocess(
-        height=HEIGHT, width=WIDTH, color_order="BGR", scale=1.0, mean=(9, 8, 7), std=(90, 70, 60)
+        height=HEIGHT,
+        width=WIDTH,
+        color_order="BGR",
+        scale=1 / 128,
+        mean=(0.5, 0.8, 1.1),
+        std=(0.3, 0.6, 1.2),
     )
-    made = trained_model()
-    write_model(tmp_path / "o.safetensors", Model(made.system, PLAN, other, {}))
-    lengths, _ = halves(tmp_path / "o.safetensors", weighting_of("rule"))
-    np.testing.assert_allclose(lengths, [[0.5, 0.5], *[[0.3, 0.7]] * 4], atol=1e-5)
+    write_model(tmp_path / "o.safetensors", Model(trained_model().system, PLAN, other, {}))
+    # Light red, which is dark blue with its channels exchanged.
+    red = np.full((HEIGHT, WIDTH, 3), (245, 40, 20), np.uint8)
+    red[::2, ::2] = (255, 60, 20)
+    crops = [*conditioned(), red]
+    assert measure(red).features() == ()
+    assert "dark" in measure(red[:, :, ::-1]).features()
+    rows = {"dark": (0.1, 0.9), "black": (0.2, 0.8), "blurred": (0.3, 0.7), "none": (0.5, 0.5)}
+    weighting = Weighting(way="table", rows=rows)
+    found = TrainedExtractor(tmp_path / "o.safetensors", weighting=weighting).extract(crops)
+    weights = np.linalg.norm(found.global_[:, :DIM], axis=1)
+    np.testing.assert_allclose(weights, [0.5, 0.1, 0.2, 0.3, 0.1, 0.5], atol=1e-5)
 
 
 def test_fingerprints_tell_ways_apart(path: Path, table: Path) -> None:
