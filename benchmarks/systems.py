@@ -21,7 +21,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import keep
-from benchmarks.training import Crops, table, whole
+from benchmarks.split_scores import Crops, table
+from benchmarks.training import whole
 from extractors.systems import Plan, make_system
 from extractors.systems.system import System
 from extractors.training.losses import LossPlan
@@ -120,7 +121,7 @@ def main(
             )
             seconds = time.perf_counter() - start
             spent = {"seed": seed, "seconds": seconds}
-            scored = {name: crops.score(made.system)}
+            scored = {name: crops.score(made.system.embed)}
             if made.system.matcher is not None:
                 by_parts = crops.score_parts(made.system, made.system.matcher)
                 scored[f"{name}, by parts"] = by_parts

@@ -8,9 +8,7 @@ scores them on query and gallery of the split. `speed` times training, from crop
 stepped weights, beside forward and backward of the same network on the same batches, in turn.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,28 +16,21 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.machine import keep, spread
-from cli.sides import split_pictures
-from extractors.preprocess import Preprocess
-from extractors.public import MEAN, STD
+from benchmarks.split_scores import Crops, table
+from extractors.preprocess import MEAN, STD, Preprocess
 from extractors.systems import Plan
 from extractors.systems.system import System
 from extractors.training import train as training_module
 from extractors.training.augment import Augment, prepare
 from extractors.training.batches import Batches
-from extractors.training.crops import Labelled, decode, read_labelled
 from extractors.training.losses import Losses
 from extractors.training.schedule import Schedule
 from extractors.training.train import Training, train
-from reid_index import evaluate_distances
-from reid_index.aligned_scores import AlignedScores
-from reid_index.matcher import Matcher
-from reid_index.metric import Metric
-from reid_index.scores import VectorScores
 
-_FED = Preprocess(height=128, width=64, scale=1 / 255, mean=MEAN, std=STD)
+FED = Preprocess(height=128, width=64, scale=1 / 255, mean=MEAN, std=STD)
+"""How crops are fed here."""
 _CPU = torch.device("cpu")
 
 
@@ -47,7 +38,7 @@ def whole(backbone: str, *, epochs: int) -> Training:
     """With everything that the others lack."""
     return Training(
         plan=Plan(backbone=backbone, dim=0),
-        preprocess=_FED,
+        preprocess=FED,
         augment=Augment(pad=5),
         schedule=Schedule(warmup=min(3.0, epochs / 4)),
         epochs=epochs,
@@ -69,77 +60,6 @@ def variants(training: Training) -> dict[str, Training]:
     }
 
 
-class Crops:
-    """Crops of a split, decoded for a network that is fed so: to train on, and both sides to be
-    scored on."""
-
-    def __init__(self, folder: Path, split: Path, preprocess: Preprocess) -> None:
-        self._preprocess = preprocess
-        parts: dict[str, Labelled] = {
-            part: read_labelled([split_pictures(folder, split, part)])
-            for part in ("train", "query", "gallery")
-        }
-        self.train = decode(parts["train"], preprocess)
-        self.classes = parts["train"].classes
-        self._sides = [
-            (decode(parts[part], preprocess), parts[part]) for part in ("query", "gallery")
-        ]
-
-    def score(self, system: System) -> tuple[float, float]:
-        """mAP and rank-1, by vectors."""
-        vectors = [_vectors(system.embed, crops, self._preprocess) for crops, _ in self._sides]
-        return self._measured(1 - vectors[0] @ vectors[1].T)
-
-    def score_parts(self, system: System, matcher: Matcher) -> tuple[float, float]:
-        """The same by vectors and parts, all pairs."""
-        sides = []
-        for crops, _ in self._sides:
-            vectors = _vectors(system.embed, crops, self._preprocess)
-            parts = _rows(lambda fed: system.embed_parts(fed)[1], crops, self._preprocess)
-            sides.append((vectors, parts))
-        (query, asked), (gallery, parts) = sides
-        plain = VectorScores(query, [gallery], metric=Metric.COSINE)
-        scores = AlignedScores(plain, asked, [parts], weight=matcher.weight)
-        distances = [
-            scores.chunk(start, min(start + 256, len(query)))[0].copy()
-            for start in range(0, len(query), 256)
-        ]
-        return self._measured(np.concatenate(distances))
-
-    def _measured(self, distances: NDArray[np.float32]) -> tuple[float, float]:
-        persons, cameras = [], []
-        for _, labelled in self._sides:
-            columns = [person.columns for _, person in labelled.people]
-            persons.append([one["person"] for one in columns])
-            cameras.append([one["camera"] for one in columns])
-        found = evaluate_distances(distances, *persons, *cameras)
-        return found.mAP, float(found.cmc[0])
-
-
-def _vectors(
-    embed: Callable[[torch.Tensor], torch.Tensor],
-    crops: NDArray[np.uint8],
-    preprocess: Preprocess,
-) -> NDArray[np.float32]:
-    """Of length 1."""
-    vectors = _rows(embed, crops, preprocess)
-    normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return normed
-
-
-def _rows(
-    network: Callable[[torch.Tensor], torch.Tensor],
-    crops: NDArray[np.uint8],
-    preprocess: Preprocess,
-) -> NDArray[np.float32]:
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(crops), 128):
-            fed = np.stack([preprocess.normalise(crop) for crop in crops[start : start + 128]])
-            found.append(network(torch.from_numpy(fed)).numpy())
-    return np.concatenate(found)
-
-
 @click.group()
 def main() -> None:
     """Measure training."""
@@ -156,7 +76,7 @@ def ablate(
     folder: Path, split: Path, backbone: str, epochs: int, seeds: int, out: Path | None
 ) -> None:
     """Train with one thing left out at a time."""
-    crops = Crops(folder, split, _FED)
+    crops = Crops(folder, split, FED)
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name, training in variants(whole(backbone, epochs=epochs)).items():
@@ -165,7 +85,7 @@ def ablate(
                 replace(training, seed=seed), crops.train, crops.classes, state=None, device=_CPU
             )
             seconds = time.perf_counter() - start
-            mAP, first = crops.score(made.system)
+            mAP, first = crops.score(made.system.embed)
             runs.append(
                 {"name": name, "seed": seed, "mAP": mAP, "rank-1": first, "seconds": seconds}
             )
@@ -173,27 +93,6 @@ def ablate(
             keep(out, {"benchmark": "ablate", "backbone": backbone, "epochs": epochs, "runs": runs})
     for line in table(runs, dict.fromkeys(variants(whole(backbone, epochs=epochs)), "whole")):
         click.echo(line)
-
-
-def table(runs: list[dict[str, Any]], bases: Mapping[str, str]) -> Iterator[str]:
-    """Means with their range, and the mean difference to its base, each seed's to that of the same
-    seed. bases: by name, for those that have one."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        by_name.setdefault(run["name"], []).append(run)
-    yield "| | mAP | rank-1 | mAP, less its base's | base |\n|---|---|---|---|---|"
-    for name, some in by_name.items():
-        cells = [_cell([run[key] for run in some], "") for key in ("mAP", "rank-1")]
-        base = bases.get(name, "")
-        its = {run["seed"]: run["mAP"] for run in by_name.get(base, [])}
-        gains = [run["mAP"] - its[run["seed"]] for run in some if run["seed"] in its]
-        cells.append(_cell(gains, "+") if gains and base != name else "")
-        yield f"| {name} | {' | '.join(cells)} | {base if base != name else ''} |"
-
-
-def _cell(shares: list[float], sign: str) -> str:
-    mean, low, high = (100 * one for one in (statistics.mean(shares), min(shares), max(shares)))
-    return f"{mean:{sign}.1f} ({low:{sign}.1f} … {high:{sign}.1f})"
 
 
 @main.command()
@@ -207,7 +106,7 @@ def speed(
     folder: Path, split: Path, backbone: str, batches: int, rounds: int, out: Path | None
 ) -> None:
     """Time training beside its network alone."""
-    crops = Crops(folder, split, _FED)
+    crops = Crops(folder, split, FED)
     training = replace(whole(backbone, epochs=1), plan=Plan(backbone=backbone, dim=512))
     run = training_module._Run.begin(
         training,
@@ -222,7 +121,7 @@ def speed(
     run.batches.epoch = lambda _number: chosen  # type: ignore[method-assign]
     rng = np.random.default_rng(0)
     fed = [
-        torch.from_numpy(prepare(crops.train[one], training.augment, _FED, rng)) for one in chosen
+        torch.from_numpy(prepare(crops.train[one], training.augment, FED, rng)) for one in chosen
     ]
     rates: dict[str, list[float]] = {"whole": [], "bare": []}
     with training_module.ThreadPoolExecutor(1) as preparer:

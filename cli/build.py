@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .extractor_options import make_preprocess, preprocess_options
+from .extractor_options import (
+    make_preprocess,
+    make_weighting,
+    preprocess_options,
+    weighting_option,
+)
 from .index import KINDS
 from .paths import PATH
 from .sources import (
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
+@weighting_option
 @source_options
 @click.option(
     "--metric",
@@ -59,6 +65,7 @@ def command(
     out: Path,
     extractor: str | None,
     weights: Path | None,
+    weighting: str | None,
     layout: str,
     keep_junk: bool,
     boxes: Path | None,
@@ -87,6 +94,7 @@ def command(
     kind = kind_of(sources, command="build")
     given: dict[str, object] = {
         "weights": weights,
+        "weighting": weighting,
         "layout": layout if layout != "auto" else None,
         "keep_junk": keep_junk,
         "boxes": boxes,
@@ -111,6 +119,7 @@ def command(
             look={"layout": layout, "boxes": boxes, "keep_junk": keep_junk},
             extractor=extractor or DEFAULT,
             weights=weights,
+            weighting=weighting,
             device=device,
             metric=metric or "cosine",
             dtype=dtype,
@@ -234,6 +243,7 @@ def _from_pictures(
     look: dict[str, Any],
     extractor: str,
     weights: Path | None,
+    weighting: str | None,
     device: str,
     metric: str,
     dtype: str,
@@ -249,7 +259,10 @@ def _from_pictures(
     source = find_source(paths, **look)
     tell_left_out(source)
     fed = make_preprocess(**preprocess)
-    opened = open_extractor(extractor, weights=weights, preprocess=fed, device=device)
+    weighed = make_weighting(weighting)
+    opened = open_extractor(
+        extractor, weights=weights, preprocess=fed, device=device, weighting=weighed
+    )
     with staging(out, "building") as folder:
         _refuse_taken(out)
         taken = extract(
@@ -272,5 +285,5 @@ def _from_pictures(
             metric=metric,
             matcher=opened.matcher,
             dtype=dtype,
-            recipe=recipe(extractor, weights=weights, preprocess=fed),
+            recipe=recipe(extractor, weights=weights, preprocess=fed, weighting=weighed),
         )

@@ -7,7 +7,12 @@ import click
 
 from reid_index.errors import UsageError
 
-from .extractor_options import make_preprocess, preprocess_options
+from .extractor_options import (
+    make_preprocess,
+    make_weighting,
+    preprocess_options,
+    weighting_option,
+)
 from .paths import PATH
 from .rerank_options import make_reranking, refuse_given, rerank_options
 
@@ -35,6 +40,7 @@ _TABLES = (".csv", ".parquet")
 @click.option("--extractor", metavar="NAME", help="For dataset folders [default: the gallery's]")
 @click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
+@weighting_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda.")
 @click.option(
     "--rerank",
@@ -150,6 +156,7 @@ def _question(
         gallery=gallery,
         queries=queries,
         preprocess=preprocess,
+        weighting=make_weighting(options.pop("weighting")),
         reranking=make_reranking(k1=k1, k2=k2, lambda_=lambda_),
         fusion=Fusion(method=fuse, weights=_weights(fuse_weights)),
         **options,

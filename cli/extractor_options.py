@@ -12,6 +12,7 @@ from .paths import PATH
 
 if TYPE_CHECKING:
     from extractors.preprocess import Preprocess, Size
+    from extractors.weighting import Weighting
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,6 +36,24 @@ def preprocess_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+def weighting_option(function: Function) -> Function:
+    """Adds --weighting."""
+    return click.option(
+        "--weighting",
+        metavar="NAME|FILE",
+        help="Of a haa model: adaptive, plain, rule or a table, FILE.csv [default: adaptive]",
+    )(function)
+
+
+def make_weighting(said: str | None) -> "Weighting | None":
+    """What --weighting says; None where it says nothing. Raises UsageError, BadSource."""
+    if said is None:
+        return None
+    from extractors.weighting import weighting_of
+
+    return weighting_of(said)
 
 
 def make_preprocess(

@@ -28,6 +28,7 @@ from .sides import Side
 if TYPE_CHECKING:
     from extractors.extractor import Extractor
     from extractors.preprocess import Preprocess, Size
+    from extractors.weighting import Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Question:
     extractor: str | None = None
     weights: Path | None = None
     preprocess: "Preprocess | Size | None" = None
+    weighting: "Weighting | None" = None
     device: str = "cpu"
     rerank: str | None = None
     reranking: Reranking = field(default_factory=Reranking)
@@ -156,8 +158,8 @@ def _open(question: Question) -> tuple[Side, Side]:
     """Gallery and queries, of one extractor and metric; tracklets are pooled."""
     paths = {"gallery": question.gallery, "query": question.queries}
     folders = [part for part, path in paths.items() if sides.kind_of(path) == "dataset"]
-    made = (question.extractor, question.weights, question.preprocess)
-    if not folders and made != (None, None, None):
+    made = (question.extractor, question.weights, question.preprocess, question.weighting)
+    if not folders and made != (None, None, None, None):
         raise UsageError("--extractor is for dataset folders: galleries and shards have vectors")
     sources = _sources(question, {part: paths[part] for part in folders})
     both = {part: sides.stored_side(paths[part]) for part in paths if part not in folders}
@@ -221,12 +223,15 @@ def _extractor(question: Question, like: Side | None) -> "Extractor":
     if question.extractor is None and like is not None and like.gallery is not None:
         if question.preprocess is not None:
             raise UsageError("how crops are fed to a model belongs to --extractor; name it, too")
+        if question.weighting is not None:
+            raise UsageError("--weighting belongs to --extractor; name it, too")
         return sides.recipe_of(like.gallery, weights=question.weights, device=question.device)
     return open_extractor(
         question.extractor or DEFAULT,
         weights=question.weights,
         preprocess=question.preprocess,
         device=question.device,
+        weighting=question.weighting,
     )
 
 
@@ -256,7 +261,9 @@ def _ranked_by(
     if not question.others:
         return scores, exact
     sources = [scores]
-    alone = replace(question, split=None, extractor=None, weights=None, preprocess=None)
+    alone = replace(
+        question, split=None, extractor=None, weights=None, preprocess=None, weighting=None
+    )
     for other_gallery, other_queries in question.others:
         both = _open(replace(alone, gallery=other_gallery, queries=other_queries))
         its_gallery = sides.same_rows(gallery, both[0])

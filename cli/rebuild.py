@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .compact import held, removed
-from .extractor_options import make_preprocess, preprocess_options
+from .extractor_options import (
+    make_preprocess,
+    make_weighting,
+    preprocess_options,
+    weighting_option,
+)
 from .paths import PATH
 from .progress import progress_bar
 from .sources import NOTE, extract, extraction_options, refuse_unstorable, staging, told_unchanged
@@ -41,6 +46,7 @@ _PAUSE = 0.5
 @click.option("--extractor", required=True, metavar="NAME", help="See `reid extractors`.")
 @click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
+@weighting_option
 @click.option("--root", type=PATH, help="Where the pictures are now.")
 @click.option(
     "--metric",
@@ -63,6 +69,7 @@ def command(
     gallery: Path,
     extractor: str,
     weights: Path | None,
+    weighting: str | None,
     root: Path | None,
     metric: str | None,
     dtype: str | None,
@@ -90,7 +97,10 @@ def command(
     refuse_unstorable(*([] if weights is None else [weights]))
     present = read_current(gallery, writing=True)
     fed = make_preprocess(**preprocess)
-    opened = open_extractor(extractor, weights=weights, preprocess=fed, device=device)
+    weighed = make_weighting(weighting)
+    opened = open_extractor(
+        extractor, weights=weights, preprocess=fed, device=device, weighting=weighed
+    )
     job = {
         "fingerprint": opened.fingerprint.to_json(),
         "metric": metric or str(present.metric),
@@ -113,7 +123,7 @@ def command(
             roots=roots,
             drop_missing=drop_missing,
             commit={
-                "recipe": recipe(extractor, weights=weights, preprocess=fed),
+                "recipe": recipe(extractor, weights=weights, preprocess=fed, weighting=weighed),
                 "remake": not no_remake,
             },
         )

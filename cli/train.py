@@ -33,7 +33,7 @@ def _learning_options(function: Function) -> Function:
     share = click.FloatRange(0, 1)
     for option in reversed(
         [
-            click.option("--system", default="bot", show_default=True, help="bot, pcb, mgn, …"),
+            click.option("--system", default="bot", show_default=True, help="bot, pcb, haa, …"),
             click.option("--backbone", default="osnet_x0_25", show_default=True, metavar="NAME"),
             click.option("--pooling", default="average", show_default=True, help="average or gem."),
             click.option(
@@ -246,8 +246,7 @@ def _training(
     no_neck: bool,
     **rest: Any,
 ) -> "Training":
-    from extractors.preprocess import Preprocess
-    from extractors.public import MEAN, STD
+    from extractors.preprocess import MEAN, STD, Preprocess
     from extractors.systems import WITH_NECK, Plan
     from extractors.training.augment import Augment
     from extractors.training.losses import LossPlan

@@ -9,6 +9,7 @@ from reid_index.errors import UsageError
 if TYPE_CHECKING:
     from .extractor import Extractor
     from .preprocess import Preprocess, Size
+    from .weighting import Weighting
 
 DESCRIPTIONS = {
     "trained": "a model of reid train (--weights FILE.safetensors), or the one that comes along",
@@ -32,12 +33,14 @@ def open_extractor(
     weights: Path | str | None = None,
     preprocess: "Preprocess | Size | None" = None,
     device: str = "cpu",
+    weighting: "Weighting | None" = None,
 ) -> "Extractor":
     """Make the extractor of that name.
 
     weights: its model file; all but trained and stripes need one. preprocess: how crops are fed to
     an onnx or openvino model, instead of the JSON card beside it; of a checkpoint its input size,
     where its tensors leave that open. device: "cpu" or, for those that run in PyTorch, "cuda".
+    weighting: of the parts of an HAA model's vectors.
 
     Raises UsageError (unknown name, missing or needless weights), BadWeights, MissingExtra.
     """
@@ -52,6 +55,8 @@ def open_extractor(
     fed = None if isinstance(preprocess, tuple) else preprocess
     if device != "cpu" and name not in _ON_GPUS:
         raise UsageError(f"the extractor {name} runs on the CPU only, not on {device!r}")
+    if weighting is not None and name != "trained":
+        raise UsageError(f"the extractor {name} has no parts to weigh: leave --weighting out")
     if name == "stripes":
         if weights is not None:
             raise UsageError("the extractor stripes takes no weights")
@@ -61,7 +66,8 @@ def open_extractor(
     if name == "trained":
         from .trained import TrainedExtractor
 
-        return TrainedExtractor(None if weights is None else Path(weights), device=device)
+        path = None if weights is None else Path(weights)
+        return TrainedExtractor(path, device=device, weighting=weighting)
     if weights is None:
         raise UsageError(f"the extractor {name} needs its model file: --weights FILE")
     if name == "checkpoint":
@@ -82,7 +88,11 @@ def open_extractor(
 
 
 def recipe(
-    name: str, *, weights: Path | None, preprocess: "Preprocess | Size | None"
+    name: str,
+    *,
+    weights: Path | None,
+    preprocess: "Preprocess | Size | None",
+    weighting: "Weighting | None" = None,
 ) -> dict[str, Any]:
     """What `open_recipe` needs to make the same extractor again: a JSON object."""
     from .preprocess import preprocess_to_json
@@ -92,11 +102,12 @@ def recipe(
         fed = preprocess._asdict()
     elif preprocess is not None:
         fed = preprocess_to_json(preprocess)
-    return {
+    said = {
         "extractor": name,
         "weights": None if weights is None else str(weights.absolute()),
         "preprocess": fed,
     }
+    return said if weighting is None else {**said, "weighting": weighting.to_json()}
 
 
 def open_recipe(
@@ -104,7 +115,8 @@ def open_recipe(
 ) -> "Extractor":
     """The extractor that a gallery was built with. weights: where its model file is now.
 
-    Raises UsageError for vectors that were made elsewhere, and what `open_extractor` raises.
+    Raises UsageError for vectors that were made elsewhere, BadSource for a weighting that is none,
+    and what `open_extractor` raises.
     """
     name = recipe.get("extractor")
     if not isinstance(name, str) or name not in DESCRIPTIONS:
@@ -120,9 +132,15 @@ def open_recipe(
         is_size = isinstance(fed, dict) and fed.keys() == {"height", "width"}
         where = "the gallery's recipe"
         preprocess = feeding.Size(**fed) if is_size else feeding.preprocess_from(fed, where=where)
+    weighting: Weighting | None = None
+    if recipe.get("weighting") is not None:
+        from .weighting import weighting_from
+
+        weighting = weighting_from(recipe["weighting"])
     return open_extractor(
         name,
         weights=weights or recipe.get("weights"),
         preprocess=preprocess,
         device=device,
+        weighting=weighting,
     )

@@ -22,6 +22,9 @@ FILTERS = {
 }
 """Interpolation → Pillow's."""
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet, RGB in 0…1."""
+
 _MOST_PIXELS = 2048 * 2048
 """Pixels of a model's input: crops of persons are a hundredth of it, and a batch of 32 such takes
 1.5 GiB."""

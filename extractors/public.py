@@ -21,14 +21,11 @@ from reid_index.files import sha256_file
 
 from .backbones.resnet import BLOCKS, ResNet, Stem
 from .checkpoint import load_state_dict, load_strictly
-from .preprocess import Preprocess, Size
+from .preprocess import MEAN, STD, Preprocess, Size
 from .systems.bot import BoT
 from .systems.plain import Plain
 from .systems.system import System
 from .torch_model import TorchExtractor, torch_device
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, RGB in 0…1."""
 
 State = Mapping[str, Tensor]
 

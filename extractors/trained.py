@@ -7,7 +7,7 @@ The card is JSON in the file's metadata, under "reid-index": `plan` (what the sy
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import safetensors
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save
+from torch import Tensor
 
 from reid_index import files
 from reid_index.errors import BadWeights, UsageError
@@ -27,8 +28,10 @@ from .extractor import Embedding
 from .model import one_row_each
 from .preprocess import Preprocess, preprocess_from, preprocess_to_json
 from .systems import Plan, make_system, plan_from
+from .systems.haa import HAA
 from .systems.system import System
 from .torch_model import TorchExtractor, torch_device
+from .weighting import Weighting
 
 DEFAULT = Path(__file__).with_name("default.safetensors")
 """The model that comes with this project; its card says what it was trained on, and that it is for
@@ -143,23 +146,42 @@ class TrainedExtractor(TorchExtractor):
     where its system has a matcher for them.
 
     weights: the `.safetensors` file; DEFAULT where it is None. device: as PyTorch names it: "cpu",
-    "cuda", "cuda:1". Raises BadWeights, UsageError where the device is not to be had.
+    "cuda", "cuda:1". weighting: of an HAA model's two features; adaptive where it is None.
+    Raises BadWeights, UsageError where the device is not to be had, or a weighting is given for a
+    model of another system.
     """
 
-    def __init__(self, weights: Path | None = None, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        weights: Path | None = None,
+        *,
+        device: str = "cpu",
+        weighting: Weighting | None = None,
+    ) -> None:
         processor = torch_device(device)
         weights = weights or DEFAULT
         content = _bytes(weights)
         model = _model(content, weights)
+        system, pooling = model.system.to(processor), model.plan.pooling
+        embed: Callable[[Tensor], Tensor] = system.embed
+        if isinstance(system, HAA):
+            weighting = weighting or Weighting()
+            embed = weighting.embed(system, model.preprocess)
+            pooling = f"{pooling}, {weighting}"
+        elif weighting is not None:
+            raise UsageError(
+                f"{weights} is a model of {model.plan.system}, whose vectors have no parts to "
+                "weigh: leave --weighting out"
+            )
         fingerprint = model.preprocess.fingerprint(
             name="trained",
             version="1",
             weights_sha256=hashlib.sha256(content).hexdigest(),
-            pooling=model.plan.pooling,
+            pooling=pooling,
         )
-        self._system = model.system.to(processor)
+        self._system = system
         super().__init__(
-            self._system.embed,
+            embed,
             device=processor,
             preprocess=model.preprocess,
             fingerprint=fingerprint,

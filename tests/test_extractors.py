@@ -100,10 +100,14 @@ def test_recipe_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     open_recipe(known)
     open_recipe(known, weights=Path("moved.onnx"))
     open_recipe(recipe("osnet", weights=Path("m.pth"), preprocess=None), device="cuda")
+    both: dict[str, Any] = {"device": "cpu", "weighting": None}
     assert asked == [
-        ("onnx", {"weights": f"{tmp_path}/m.onnx", "preprocess": GIVEN, "device": "cpu"}),
-        ("onnx", {"weights": Path("moved.onnx"), "preprocess": GIVEN, "device": "cpu"}),
-        ("osnet", {"weights": f"{tmp_path}/m.pth", "preprocess": None, "device": "cuda"}),
+        ("onnx", {"weights": f"{tmp_path}/m.onnx", "preprocess": GIVEN, **both}),
+        ("onnx", {"weights": Path("moved.onnx"), "preprocess": GIVEN, **both}),
+        (
+            "osnet",
+            {"weights": f"{tmp_path}/m.pth", "preprocess": None, **both, "device": "cuda"},
+        ),
     ]
 
 

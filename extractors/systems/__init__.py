@@ -9,6 +9,7 @@ from reid_index.errors import BadWeights, UsageError
 from .aligned import Aligned
 from .bot import BoT
 from .convnext_ap import ConvNeXtAP
+from .haa import HAA
 from .icnn import ICNN
 from .mgn import MGN
 from .pcb import PCB, RPP
@@ -28,13 +29,14 @@ NAMES = (
     "mgn",
     "aligned",
     "convnext_ap",
+    "haa",
 )
 
 _LARGEST = 8192
 _STRIPES = 64
 WITH_NECK = ("bot", "scpnet", "aligned")
 """Those whose vector is that of the whole, and may go through a BNNeck."""
-_WITHOUT_STRIPES = ("bot", "plain", "mgn")
+_WITHOUT_STRIPES = ("bot", "plain", "mgn", "haa")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,9 @@ def make_system(plan: Plan, *, classes: int) -> System:
             )
         case "mgn":
             return MGN(backbone, classes=classes, pooling=pooling, dim=dim)
+        case "haa":
+            shoulders = make_backbone(plan.backbone)
+            return HAA(backbone, shoulders=shoulders, classes=classes, pooling=pooling, dim=dim)
         case "pcb_mean" | "pcb_shared":
             return PCB(
                 backbone,

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from reid_index.errors import BadWeights, TrainingFailed, UsageError
 
-from ..preprocess import Preprocess, preprocess_to_json
+from ..preprocess import MEAN, STD, Preprocess, preprocess_to_json
 from ..systems import Plan, make_system
 from ..systems.system import System
 from .augment import Augment, prepare
@@ -74,6 +74,16 @@ class Training:
             raise UsageError(
                 "a training has one epoch at least, a rate above 0, a decay from 0 up, an ema from "
                 "0 to below 1, and a seed from 0 up"
+            )
+
+        fed = self.preprocess
+        if self.plan.system == "haa" and (
+            (fed.mean, fed.std, fed.color_order) != (MEAN, STD, "RGB")
+            or not math.isclose(fed.scale, 1 / 255)
+        ):
+            raise UsageError(
+                f"haa measures light and blur on its inputs: normalise them by the mean {MEAN} and "
+                f"std {STD} of RGB in 0…1"
             )
 
     def to_json(self) -> dict[str, Any]:

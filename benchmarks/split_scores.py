@@ -1,0 +1,110 @@
+"""Crops of a split, to train on and to be scored on, and tables of what several seeds scored."""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cli.sides import split_pictures
+from extractors.preprocess import Preprocess
+from extractors.systems.system import System
+from extractors.training.crops import Labelled, decode, read_labelled
+from reid_index import evaluate_distances
+from reid_index.aligned_scores import AlignedScores
+from reid_index.matcher import Matcher
+from reid_index.metric import Metric
+from reid_index.scores import VectorScores
+
+_BATCH = 128
+_QUERIES = 256
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+Sides = list[tuple[NDArray[np.uint8], Labelled]]
+"""Of query and gallery: crops uint8 (N, height, width, 3), and who is on them."""
+
+
+class Crops:
+    """Crops of a split, decoded for a network that is fed so."""
+
+    def __init__(self, folder: Path, split: Path, preprocess: Preprocess) -> None:
+        parts: dict[str, Labelled] = {
+            part: read_labelled([split_pictures(folder, split, part)])
+            for part in ("train", "query", "gallery")
+        }
+        self.preprocess = preprocess
+        self.train = decode(parts["train"], preprocess)
+        self.classes = parts["train"].classes
+        self.sides: Sides = [
+            (decode(parts[part], preprocess), parts[part]) for part in ("query", "gallery")
+        ]
+
+    def score(self, embed: Network, sides: Sides | None = None) -> tuple[float, float]:
+        """mAP and rank-1 by cosine. embed: of a system, float32 (B, 3, H, W) → (B, D). sides:
+        others than its own."""
+        query, gallery = (self._vectors(embed, crops) for crops, _ in sides or self.sides)
+        return self._measured(1 - query @ gallery.T)
+
+    def score_parts(self, system: System, matcher: Matcher) -> tuple[float, float]:
+        """The same by vectors and parts, all pairs."""
+        (query, asked), (gallery, parts) = (
+            (
+                self._vectors(system.embed, crops),
+                self.run_on(crops, lambda fed: system.embed_parts(fed)[1]),
+            )
+            for crops, _ in self.sides
+        )
+        vectors = VectorScores(query, [gallery], metric=Metric.COSINE)
+        scores = AlignedScores(vectors, asked, [parts], weight=matcher.weight)
+        starts = range(0, len(query), _QUERIES)
+        chunks = [scores.chunk(at, min(at + _QUERIES, len(query)))[0].copy() for at in starts]
+        return self._measured(np.concatenate(chunks))
+
+    def run_on(self, crops: NDArray[np.uint8], network: Network) -> NDArray[np.float32]:
+        """What a network says of crops, (N, …), a batch at a time."""
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(crops), _BATCH):
+                some = crops[start : start + _BATCH]
+                fed = np.stack([self.preprocess.normalise(crop) for crop in some])
+                found.append(network(torch.from_numpy(fed)).numpy())
+        return np.concatenate(found)
+
+    def _vectors(self, embed: Network, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        vectors = self.run_on(crops, embed)
+        normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return normed
+
+    def _measured(self, distances: NDArray[np.float32]) -> tuple[float, float]:
+        persons, cameras = [], []
+        for _, labelled in self.sides:
+            columns = [person.columns for _, person in labelled.people]
+            persons.append([one["person"] for one in columns])
+            cameras.append([one["camera"] for one in columns])
+        found = evaluate_distances(distances, *persons, *cameras)
+        return found.mAP, float(found.cmc[0])
+
+
+def table(runs: list[dict[str, Any]], bases: Mapping[str, str]) -> Iterator[str]:
+    """Means with their range, and the mean difference to its base, each seed's to that of the same
+    seed. bases: by name, for those that have one."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        by_name.setdefault(run["name"], []).append(run)
+    yield "| | mAP | rank-1 | mAP, less its base's | base |\n|---|---|---|---|---|"
+    for name, some in by_name.items():
+        cells = [cell([run[key] for run in some], "") for key in ("mAP", "rank-1")]
+        base = bases.get(name, name)
+        its = {run["seed"]: run["mAP"] for run in by_name.get(base, []) if base != name}
+        gains = [run["mAP"] - its[run["seed"]] for run in some if run["seed"] in its]
+        cells.append(cell(gains, "+") if gains else "")
+        yield f"| {name} | {' | '.join(cells)} | {base if gains else ''} |"
+
+
+def cell(shares: list[float], sign: str) -> str:
+    """Mean and range, in hundredths. sign: "+" for differences."""
+    mean, low, high = (100 * one for one in (statistics.mean(shares), min(shares), max(shares)))
+    return f"{mean:{sign}.1f} ({low:{sign}.1f} … {high:{sign}.1f})"
