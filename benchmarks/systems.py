@@ -31,7 +31,7 @@ from extractors.training.train import Training, train
 _STRIPES = 4
 """Of a map of 8 rows, or of ConvNeXt's 4; 8 of aligned."""
 
-_BASES = {
+BASES = {
     "pcb": "plain, classes only",
     "pcb_mean": "plain, classes only",
     "pcb_shared": "plain, classes only",
@@ -131,7 +131,7 @@ def main(
                     f"{called}, seed {seed}: mAP {mAP:.4f}, rank-1 {first:.4f}, {seconds:.0f} s"
                 )
             keep(out, {"benchmark": "systems", **asked, "runs": runs})
-    for line in table(runs, _BASES):
+    for line in table(runs, BASES):
         click.echo(line)
     costs = list(_costs(chosen))
     for line in _cost_table(costs):

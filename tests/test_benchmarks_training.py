@@ -8,8 +8,9 @@ import torch
 from click.testing import CliRunner
 from training_world import write_people
 
-from benchmarks import models
-from benchmarks.training import _table, main, variants, whole
+from benchmarks import models, systems
+from benchmarks.split_scores import table
+from benchmarks.training import main, variants, whole
 
 
 @pytest.fixture
@@ -64,9 +65,39 @@ def test_differences_are_taken_by_seed() -> None:
         for name, values in {"whole": (0.1, 0.5), "less": (0.05, 0.55)}.items()
         for seed, value in enumerate(values)
     ]
-    assert list(_table(runs))[-1] == (
-        "| less | 30.0 (5.0 … 55.0) | 50.0 (50.0 … 50.0) | +0.0 (-5.0 … +5.0) |"
+    runs.append({**runs[0], "name": "other", "seed": 7})
+    lines = list(table(runs, {"less": "whole", "other": "whole"}))
+    assert lines[1] == "| whole | 30.0 (10.0 … 50.0) | 50.0 (50.0 … 50.0) |  |  |"
+    assert lines[2] == (
+        "| less | 30.0 (5.0 … 55.0) | 50.0 (50.0 … 50.0) | +0.0 (-5.0 … +5.0) | whole |"
     )
+    # There is nothing of that seed to compare it with.
+    assert lines[3] == "| other | 10.0 (10.0 … 10.0) | 50.0 (50.0 … 50.0) |  |  |"
+
+
+def test_systems_are_trained_by_each_seed_and_gone_on_with(place: Path) -> None:
+    words = [str(place / "crops"), "--split", str(place / "split.csv"), "--epochs", "1"]
+    words += ["--out", str(place / "raw.json"), "--only", "bot", "--only", "aligned", "--seeds"]
+    told = [CliRunner().invoke(systems.main, [*words, seeds]) for seeds in ("1", "2")]
+    assert [one.exception for one in told] == [None, None]
+    runs = json.loads((place / "raw.json").read_text())["runs"]
+    names = ["bot", "aligned", "aligned, by parts"]
+    assert [(run["name"], run["seed"]) for run in runs] == [(n, s) for s in (0, 1) for n in names]
+    assert [line.split(",")[0] for line in told[1].output.splitlines()[:3]] == [
+        "bot",
+        "aligned",
+        "aligned",
+    ]
+    assert "| aligned, by parts | " in told[0].output
+    assert "| aligned | 0.19 M | 20 M | " in told[0].output
+    other = CliRunner().invoke(systems.main, [*words, "1", "--backbone", "resnet18_x0_25"])
+    assert "has runs of other networks" in other.output
+
+
+def test_every_system_of_the_comparison_adds_to_one_that_is_in_it() -> None:
+    every = systems.trainings("resnet18_x0_125", "convnext_atto_x0_25", epochs=4)
+    assert set(systems.BASES.values()) <= every.keys()
+    assert {name.removesuffix(", by parts") for name in systems.BASES} <= every.keys()
 
 
 def test_models_are_compared_on_the_same_crops(place: Path) -> None:

@@ -190,7 +190,7 @@ def test_it_can_begin_from_a_model(place: Path, trained, tmp_path: Path) -> None
             2,
             "there is no backbone 'vit'; there are osnet_x0_25",
         ),
-        ("--out n.safetensors --system mgn", 2, "there is no system 'mgn'"),
+        ("--out n.safetensors --system vit", 2, "there is no system 'vit'"),
         ("--out n.safetensors --loss hinge", 2, "there is no loss 'hinge'"),
         ("--out n.safetensors --batch 64x2", 2, "a batch of 64 persons cannot be had of 16"),
         ("--out n.safetensors --split nowhere.csv", 1, "nowhere.csv"),
