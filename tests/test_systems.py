@@ -15,7 +15,7 @@ from training_world import FED, small
 from extractors.backbones.convnext import ConvNeXt, simam
 from extractors.onnx_export import export_onnx
 from extractors.pooling import AveragePool, GeM, StripePool
-from extractors.preprocess import Preprocess
+from extractors.preprocess import MEAN, STD, Preprocess
 from extractors.systems import NAMES, Plan, make_system
 from extractors.systems.aligned import aligned_distances
 from extractors.systems.pcb import PCB, RPP
@@ -40,7 +40,9 @@ def plan(name: str, **changes) -> Plan:
 
 
 def fed_to(name: str) -> Preprocess:
-    """MGN wants halves and thirds: crops of 96 × 32."""
+    """MGN wants halves and thirds: crops of 96 × 32; HAA inputs that it can measure."""
+    if name == "haa":
+        return replace(FED, mean=MEAN, std=STD)
     return replace(FED, height=96) if name == "mgn" else FED
 
 
