@@ -47,7 +47,9 @@ def _learning_options(function: Function) -> Function:
                 show_default="as published",
                 help="Of pcb, icnn, scpnet, aligned, convnext_ap.",
             ),
-            click.option("--no-neck", is_flag=True, help="bot, scpnet, aligned without BNNeck."),
+            click.option(
+                "--no-neck", is_flag=True, help="bot, scpnet, aligned, icnn without BNNeck."
+            ),
             click.option("--input-size", default="256x128", show_default=True, metavar="HxW"),
             click.option("--epochs", default=60, show_default=True),
             click.option("--batch", default="16x4", show_default=True, help="Persons x crops."),
@@ -247,7 +249,7 @@ def _training(
     **rest: Any,
 ) -> "Training":
     from extractors.preprocess import MEAN, STD, Preprocess
-    from extractors.systems import WITH_NECK, Plan
+    from extractors.systems import OF_THE_WHOLE, Plan
     from extractors.training.augment import Augment
     from extractors.training.losses import LossPlan
     from extractors.training.schedule import Schedule
@@ -260,7 +262,7 @@ def _training(
             system=system,
             backbone=backbone,
             pooling=pooling,
-            dim=(512 if system in WITH_NECK else 0) if dim is None else dim,
+            dim=(512 if system in OF_THE_WHOLE else 0) if dim is None else dim,
             neck=not no_neck,
             stripes=stripes,
         ),

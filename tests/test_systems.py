@@ -257,7 +257,7 @@ def test_scpnets_channels_are_drawn_to_the_stripes() -> None:
     apart = 0.0
     for number in range(4):
         narrow = stripes.each[number](seen[:, :, number].mean(dim=2))
-        apart += ((groups[:, number] - narrow) ** 2).sum(dim=1).mean() / 4
+        apart += ((groups[:, number] - narrow) ** 2).mean() / 4
     torch.testing.assert_close(out.also["stripes"], 10 * apart)
     with pytest.raises(UsageError, match="6 dimensions cannot be shared among 4 stripes"):
         made("scpnet", dim=6)

@@ -32,10 +32,12 @@ NAMES = (
     "haa",
 )
 
+OF_THE_WHOLE = ("bot", "plain", "scpnet", "aligned")
+"""Those whose vector is that of the whole."""
+
 _LARGEST = 8192
 _STRIPES = 64
-WITH_NECK = ("bot", "scpnet", "aligned")
-"""Those whose vector is that of the whole, and may go through a BNNeck."""
+_WITH_NECK = ("bot", "scpnet", "aligned", "icnn")
 _WITHOUT_STRIPES = ("bot", "plain", "mgn", "haa")
 
 
@@ -45,7 +47,7 @@ class Plan:
 
     system: one of NAMES. backbone: see `make_backbone`. pooling: one of pooling.POOLINGS. dim: of
     the vectors, of systems of stripes that of each; 0 for the system's own choice. neck: of bot,
-    scpnet and aligned, whether there is one. stripes: how many, 0 for as many as published.
+    scpnet, aligned and icnn, whether there is one. stripes: how many, 0 for as many as published.
     """
 
     system: str = "bot"
@@ -73,7 +75,7 @@ class Plan:
             raise UsageError(f"vectors can have 1 to {_LARGEST:,} dimensions, not {self.dim:,}")
         if not 0 <= self.stripes <= _STRIPES:
             raise UsageError(f"there can be 1 to {_STRIPES} stripes, not {self.stripes:,}")
-        if self.system not in WITH_NECK and not self.neck:
+        if self.system not in _WITH_NECK and not self.neck:
             raise UsageError(f"{self.system} has no neck to leave out")
         if self.system in _WITHOUT_STRIPES and self.stripes:
             raise UsageError(f"{self.system} has no stripes to be counted")
@@ -113,6 +115,10 @@ def make_system(plan: Plan, *, classes: int) -> System:
             return Aligned(
                 backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
             )
+        case "icnn":
+            return ICNN(
+                backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
+            )
         case "mgn":
             return MGN(backbone, classes=classes, pooling=pooling, dim=dim)
         case "haa":
@@ -127,11 +133,6 @@ def make_system(plan: Plan, *, classes: int) -> System:
                 dim=dim,
                 variant=plan.system.removeprefix("pcb_"),
             )
-    kinds: dict[str, type[PCB]] = {
-        "pcb": PCB,
-        "pcb_rpp": RPP,
-        "icnn": ICNN,
-        "convnext_ap": ConvNeXtAP,
-    }
+    kinds: dict[str, type[PCB]] = {"pcb": PCB, "pcb_rpp": RPP, "convnext_ap": ConvNeXtAP}
     kind = kinds[plan.system]
     return kind(backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim)

@@ -22,7 +22,7 @@ WEIGHT = 10.0
 
 class SCPNet(BoT):
     """BoT whose vector f consists of R groups; in training, each is drawn to what one stripe of the
-    map shows: λ times the mean squared distance of both. Searched as BoT: by the whole alone.
+    map shows: λ times the mean squared difference of their numbers. Searched as BoT: by the whole alone.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SCPNet(BoT):
         tell, stripes = self.classifier
         feature = self.reduction(self.pool(seen))
         groups = torch.relu(feature).reshape(len(x), self.stripes, -1)
-        apart = (groups - stripes(self.cut(seen))).pow(2).sum(dim=2)
+        apart = (groups - stripes(self.cut(seen))).pow(2)
         return Trained(
             metrics=(feature,),
             logits=(tell(self.bottleneck(feature)),),
