@@ -22,7 +22,8 @@ WEIGHT = 10.0
 
 class SCPNet(BoT):
     """BoT whose vector f consists of R groups; in training, each is drawn to what one stripe of the
-    map shows: λ times the mean squared difference of their numbers. Searched as BoT: by the whole alone.
+    map shows: λ times the mean squared difference of their numbers. Searched as BoT: by the whole
+    alone.
     """
 
     def __init__(
