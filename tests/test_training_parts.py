@@ -182,6 +182,27 @@ def test_triplets_are_the_hardest_of_the_batch() -> None:
     assert float(total) == pytest.approx(float(parts["triplet"]))
 
 
+def test_several_classifiers_and_vectors_count_as_their_mean() -> None:
+    (one, classes), (other, _) = outputs(), outputs(seed=1)
+    both = Trained(
+        metrics=one.metrics + other.metrics,
+        logits=one.logits + other.logits,
+        also={"own": torch.tensor(0.25)},
+    )
+    plan = LossPlan(metric="triplet+circle", center=0.1)
+    learning = Losses(plan, classes=6, dims=(5, 5))
+    total, parts = learning(both, classes)
+    assert parts.keys() == {"identity", "triplet", "circle", "center", "own"}
+    torch.testing.assert_close(total, sum(parts.values()))
+    for name in ("identity", "triplet", "circle"):
+        alone = [
+            losses(identity=1.0, metric="triplet+circle")(out, classes)[1] for out in (one, other)
+        ]
+        torch.testing.assert_close(parts[name], sum(some[name] for some in alone) / 2)
+    apart = (torch.cat(both.metrics, dim=1) - learning.centers[classes]) ** 2
+    torch.testing.assert_close(parts["center"], 0.1 * apart.sum(dim=1).mean())
+
+
 def test_circle_loss_is_the_published_sum() -> None:
     """Equation 6 with the weights of equation 5 and the margins of equation 8, for each anchor."""
     out, classes = outputs()

@@ -51,8 +51,10 @@ class Aligned(BoT):
         return Matcher(name=ALIGNED)
 
     def _local(self, seen: Tensor) -> Tensor:
-        narrow = self.norm(self.narrow(self.cut(seen)).flatten(0, 1))
-        return unit(torch.relu(narrow).reshape(len(seen), self.stripes, DIM))
+        # Centred, so that stripes of other body parts are about equally far from each other: a
+        # path has to cross some of them.
+        narrow: Tensor = self.norm(self.narrow(self.cut(seen)).flatten(0, 1))
+        return unit(narrow.reshape(len(seen), self.stripes, DIM))
 
     def forward(self, x: Tensor) -> Trained:
         seen = self.map(x)
