@@ -353,7 +353,7 @@ def test_an_aligned_extractor_gives_the_stripes_that_were_learnt(tmp_path: Path)
     system = made("aligned").eval()
     write_model(tmp_path / "m.safetensors", Model(system, plan("aligned"), FED, {}))
     extractor = TrainedExtractor(tmp_path / "m.safetensors")
-    assert extractor.matcher == Matcher(name="aligned")
+    assert extractor.matcher == Matcher(name="aligned", weight=1 / 7)
     found = extractor.extract(list(CROPS[:3]))
     fed = torch.from_numpy(np.stack([FED.normalise(crop) for crop in CROPS[:3]]))
     with torch.inference_mode():

@@ -48,7 +48,10 @@ class Aligned(BoT):
 
     @property
     def matcher(self) -> Matcher:
-        return Matcher(name=ALIGNED)
+        """The shortest path counts as the mean of its steps, of which there are 2P − 1. Published
+        is their sum; by that, stripes that are not yet learnt well drown the whole (docs/systems.md
+        has figures)."""
+        return Matcher(name=ALIGNED, weight=1 / (2 * self.stripes - 1))
 
     def _local(self, seen: Tensor) -> Tensor:
         # Centred, so that stripes of other body parts are about equally far from each other: a
