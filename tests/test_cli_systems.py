@@ -14,6 +14,7 @@ OPTIONS = {
     "mgn": "--backbone resnet18_x0_125 --input-size 96x32 --dim 8",
     "convnext_ap": "--backbone convnext_atto_x0_25_simam --input-size 64x32 --stripes 2 "
     "--loss triplet+circle",
+    "haa": "--backbone resnet18_x0_125 --input-size 64x32 --dim 8",
     "bot": "--backbone resnet18_x0_125 --input-size 64x32",
     "plain": "--backbone osnet_x0_25 --input-size 64x32 --dim 16",
     "aligned": "--backbone resnet18_x0_125 --input-size 64x32 --stripes 4",

@@ -44,6 +44,10 @@ ELSEWHERE = {
     ("cli/plots.py", "savefig"): "to memory",
     ("cli/report.py", "mkdir"): "a folder of pictures that the user names",
     ("cli/sheet.py", "save"): "to memory",
+    ("cli/crowd.py", "tempfile"): "vectors that are forgotten when it is decided who is the same",
+    ("cli/heat_sheet.py", "save"): "to memory",
+    ("cli/matrix.py", "ParquetWriter"): "to a file of files.create",
+    ("cli/matrix.py", "write_table"): "by that",
     ("cli/sides.py", "tempfile"): "vectors that are forgotten when the figures are there",
 }
 """Where something is written elsewhere, by what, and why it may be."""
