@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import keep_raw, spread
-from reid_index.aligned import local_distances
+from reid_index.search.aligned import local_distances
 
 _FEW = 2**20
 

@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import keep, spread
-from reid_index.device_rows import DeviceRows, Way, crossover
-from reid_index.exact import Block
 from reid_index.metric import Metric
+from reid_index.search.device_rows import DeviceRows, Way, crossover
+from reid_index.search.exact import Block
 
 SHARES = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 WAYS: tuple[Way, ...] = ("gather", "dense")

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from benchmarks.machine import Product, in_fresh_process, keep_raw, memory_of, print_times, timed
 from cli.sides import gallery_side
 from reid_index import Metric
-from reid_index.evaluate import Evaluation, evaluate, per_query
-from reid_index.oracle import best_first, score
-from reid_index.protocol import UNKNOWN, Labelled, get_protocol, label
-from reid_index.scores import VectorScores
+from reid_index.evaluation.evaluate import Evaluation, evaluate, per_query
+from reid_index.evaluation.protocol import UNKNOWN, Labelled, get_protocol, label
+from reid_index.evaluation.scores import VectorScores
+from reid_index.search.oracle import best_first, score
 
 CROPS = 20
 """Crops of a synthetic person, queries among them."""

@@ -14,10 +14,10 @@ import numpy as np
 
 from benchmarks.filter_world import QUERIES, K, World, open_world
 from reid_index import Gallery
-from reid_index.allowed import Allowed
 from reid_index.errors import UsageError
-from reid_index.knn import Rows, nearest
-from reid_index.plan import PATHS, Experience
+from reid_index.filters.allowed import Allowed
+from reid_index.search.knn import Rows, nearest
+from reid_index.search.plan import PATHS, Experience
 
 REQUESTS = {"exact": None, "recall 0.95": 0.95}
 PLANNER = "planner"

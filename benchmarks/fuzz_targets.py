@@ -49,9 +49,9 @@ def _some_bytes_or_json(content: bytes, rng: Random) -> bytes:
 
 
 def _where(folder: Path) -> Case:
-    from reid_index.columns import Columns
-    from reid_index.items import conform
-    from reid_index.where import compile_where
+    from reid_index.filters.columns import Columns
+    from reid_index.filters.where import compile_where
+    from reid_index.store.items import conform
 
     table = conform(worlds.items())
     columns = Columns(table)
@@ -74,7 +74,7 @@ def _where(folder: Path) -> Case:
 
 
 def _read_shard(folder: Path) -> None:
-    from reid_index.shard import open_shard
+    from reid_index.store.shard import open_shard
 
     shard = open_shard(folder)
     assert len(shard.columns) >= 13
@@ -97,7 +97,7 @@ def _header(folder: Path) -> Case:
 
 
 def _items(folder: Path) -> Case:
-    from reid_index.items import conform
+    from reid_index.store.items import conform
 
     path = folder / "shard" / "items.parquet"
     files = [path.read_bytes(), *worlds.parquet(conform(worlds.items()))]
@@ -126,8 +126,8 @@ def _vectors(folder: Path) -> Case:
 
 def _use_gallery(path: Path) -> None:
     from reid_index import Gallery, Reranking
-    from reid_index.calibration import read_calibration
-    from reid_index.verify import verify_gallery
+    from reid_index.evaluation.calibration import read_calibration
+    from reid_index.upkeep.verify import verify_gallery
 
     with Gallery.open(path) as gallery:
         gallery.search(worlds.vectors()[0], k=3, where="camera != 1")
@@ -185,8 +185,8 @@ def _gallery(folder: Path) -> Case:
 
 
 def _make_graph(folder: Path) -> None:
-    from reid_index.graph import make_graph, write_graph
-    from reid_index.rerank import Reranking
+    from reid_index.reranking.graph import make_graph, write_graph
+    from reid_index.reranking.rerank import Reranking
 
     graph = make_graph(
         worlds.vectors(), items=np.arange(worlds.ROWS), reranking=Reranking(k1=5, k2=2)
@@ -195,9 +195,9 @@ def _make_graph(folder: Path) -> None:
 
 
 def _graph(folder: Path) -> Case:
-    from reid_index.graph import read_graph
-    from reid_index.rerank import Reranking
-    from reid_index.rerank_query import QueryReranking
+    from reid_index.reranking.graph import read_graph
+    from reid_index.reranking.rerank import Reranking
+    from reid_index.reranking.rerank_query import QueryReranking
 
     sound = {name: (folder / name).read_bytes() for name in ("graph.json", "graph.h5")}
     numbers = np.arange(worlds.ROWS)
@@ -226,7 +226,7 @@ _INDEXED = 300
 
 def _make_index(folder: Path) -> None:
     from reid_index import Metric
-    from reid_index.index import Effort, IndexFacts, Tuned, new_index, write_index
+    from reid_index.search.index import Effort, IndexFacts, Tuned, new_index, write_index
 
     effort = Effort(
         value=4,
@@ -270,7 +270,7 @@ def _index_faiss(folder: Path) -> Case:
 
 def _index(folder: Path, name: str) -> Case:
     from reid_index import Metric
-    from reid_index.index import open_index
+    from reid_index.search.index import open_index
 
     vectors = worlds.vectors(_INDEXED)
     sound = {kind: (folder / kind / name).read_bytes() for kind in _KINDS}
@@ -317,7 +317,7 @@ def _summed(made: bytes) -> bytes:
 
 
 def _receipt(folder: Path) -> Case:
-    from reid_index.receipt import is_erased, read_receipt
+    from reid_index.erasure.receipt import is_erased, read_receipt
 
     path = folder / "receipt.json"
     content = path.read_bytes()
@@ -400,8 +400,8 @@ def _boxes(folder: Path) -> Case:
 
 def _lists(folder: Path) -> Case:
     from extractors.pictures import find_pictures, read_items
-    from reid_index.items import conform
-    from reid_index.pairs import read_pairs
+    from reid_index.evaluation.pairs import read_pairs
+    from reid_index.store.items import conform
 
     files = worlds.list_files(folder)
     known = conform(worlds.items().append_column("item", pa.array(range(worlds.ROWS))))

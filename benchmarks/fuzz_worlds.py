@@ -18,8 +18,8 @@ from PIL import Image
 
 from reid_index import Fingerprint, Gallery, Metric
 from reid_index.files import json_bytes
-from reid_index.shard import write_shard
-from reid_index.vectors import ArrayStream
+from reid_index.store.shard import write_shard
+from reid_index.store.vectors import ArrayStream
 
 ROWS, DIM = 40, 8
 FINGERPRINT = Fingerprint(name="external:fuzz", version="1", mean=(0.5, 0.5), scale=1 / 255)
@@ -112,8 +112,8 @@ def make_shard(folder: Path) -> None:
 
 def make_gallery(folder: Path) -> None:
     """A gallery of two shards, a row of one deleted, with graph and calibration."""
-    from reid_index.calibration import calibrate, write_calibration
-    from reid_index.rerank import Reranking
+    from reid_index.evaluation.calibration import calibrate, write_calibration
+    from reid_index.reranking.rerank import Reranking
 
     gallery = Gallery.create(folder / "g", dim=DIM, fingerprint=FINGERPRINT)
     gallery.add(vectors()[:25], items().slice(0, 25), key="first")

@@ -26,12 +26,12 @@ from cli.judge import Judged, Question, judge
 from cli.world import draw_world
 from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
-from reid_index.evaluate import Evaluation, evaluate, per_query
-from reid_index.graph import make_graph
-from reid_index.measures import measure
-from reid_index.protocol import NOBODY, Labelled, Labels, get_protocol
-from reid_index.rerank_query import QueryReranking, QueryScores
-from reid_index.scores import Scores, VectorScores
+from reid_index.evaluation.evaluate import Evaluation, evaluate, per_query
+from reid_index.evaluation.measures import measure
+from reid_index.evaluation.protocol import NOBODY, Labelled, Labels, get_protocol
+from reid_index.evaluation.scores import Scores, VectorScores
+from reid_index.reranking.graph import make_graph
+from reid_index.reranking.rerank_query import QueryReranking, QueryScores
 
 VARIANTS: dict[str, tuple[str, Reranking] | None] = {
     "plain": None,

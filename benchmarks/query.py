@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.machine import keep, spread
 from cli.formats import jsonl, table
 from reid_index import Fingerprint, Gallery
-from reid_index.oracle import nearest_by_numpy
+from reid_index.search.oracle import nearest_by_numpy
 
 FILTERS: dict[str, dict[str, Any]] = {
     "everything": {},

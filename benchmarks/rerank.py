@@ -34,11 +34,11 @@ from benchmarks.machine import (
     told,
 )
 from reid_index import Reranking, rerank_joint
-from reid_index.exact import Block
-from reid_index.graph import Graph, make_graph
-from reid_index.knn import Rows, nearest
-from reid_index.rerank import JointReranking
-from reid_index.rerank_query import QueryReranking
+from reid_index.reranking.graph import Graph, make_graph
+from reid_index.reranking.rerank import JointReranking
+from reid_index.reranking.rerank_query import QueryReranking
+from reid_index.search.exact import Block
+from reid_index.search.knn import Rows, nearest
 
 SIZES = {"market": (3368, 15913, 512), "msmt17": (11659, 82161, 512)}
 ALONE = (200, 200_000, 256)
@@ -282,7 +282,7 @@ def _on_device(
     """Joint re-ranking through torch, vectors on the device already."""
     import torch
 
-    from reid_index.rerank_torch import joint_torch
+    from reid_index.reranking.rerank_torch import joint_torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         click.echo(f"skipped: there is no {device} here")

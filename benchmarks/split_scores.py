@@ -14,10 +14,10 @@ from extractors.preprocess import Preprocess
 from extractors.systems.system import System
 from extractors.training.crops import Labelled, decode, read_labelled
 from reid_index import evaluate_distances
-from reid_index.aligned_scores import AlignedScores
+from reid_index.evaluation.aligned_scores import AlignedScores
+from reid_index.evaluation.scores import VectorScores
 from reid_index.matcher import Matcher
 from reid_index.metric import Metric
-from reid_index.scores import VectorScores
 
 _BATCH = 128
 _QUERIES = 256

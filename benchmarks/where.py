@@ -21,8 +21,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.machine import keep, spread
-from reid_index.columns import Columns
-from reid_index.where import compile_where
+from reid_index.filters.columns import Columns
+from reid_index.filters.where import compile_where
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ from .sources import (
 if TYPE_CHECKING:
     from extractors.pictures import Person, Picture, Source
     from reid_index import Gallery
-    from reid_index.receipt import Receipt
+    from reid_index.erasure.receipt import Receipt
 
 _Reason = Callable[["Picture", "Person"], str | None]
 """Why a person in a picture is left out; None where not."""
@@ -109,7 +109,7 @@ def command(
 
 
 def _add_shards(path: Path, shards: Sequence[Path]) -> None:
-    from reid_index.shard import FILES
+    from reid_index.store.shard import FILES
 
     files = [shard / name for shard in shards for name in FILES]
     _commit(path, _digest_of_files(files), lambda gallery, key: gallery.add_shards(shards, key=key))
@@ -151,8 +151,8 @@ def _add_pictures(
 ) -> None:
     """look: what `find_source` is to know."""
     from reid_index import Gallery
+    from reid_index.erasure.receipt import read_receipt
     from reid_index.errors import UsageError
-    from reid_index.receipt import read_receipt
 
     with Gallery.open(path) as gallery:
         if gallery.fingerprint.name.startswith("external:"):
@@ -297,8 +297,8 @@ def _digest_of_pictures(source: "Source") -> str:
 def _known_pictures(path: Path) -> set[tuple[str, tuple[float, ...] | None]]:
     """Path, all links of its root followed, and box of every picture whose items are in the gallery
     and not deleted."""
-    from reid_index.erasure import picture_path
-    from reid_index.rebuild import read_crops
+    from reid_index.erasure.erasure import picture_path
+    from reid_index.upkeep.rebuild import read_crops
 
     crops = read_crops(path)
     columns = (crops[name].to_pylist() for name in ("root", "source", "box"))
@@ -321,8 +321,8 @@ def _reasons(
     receipts: "Sequence[Receipt]",
 ) -> _Reason:
     """known: what is in the gallery, None where that does not matter."""
-    from reid_index.erasure import picture_path
-    from reid_index.receipt import is_erased
+    from reid_index.erasure.erasure import picture_path
+    from reid_index.erasure.receipt import is_erased
 
     # However one comes to a folder, its pictures are the same.
     root, real = str(source.root), os.path.realpath(source.root)

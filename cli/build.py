@@ -134,7 +134,7 @@ def command(
 
 def _add_index(out: Path, kind: str) -> None:
     from reid_index import Gallery
-    from reid_index.index_build import LEAST_ROWS
+    from reid_index.search.index_build import LEAST_ROWS
 
     from .index import build_index
 

@@ -12,7 +12,7 @@ from .progress import progress_bar
 
 if TYPE_CHECKING:
     from reid_index import Gallery
-    from reid_index.calibration import Calibration
+    from reid_index.evaluation.calibration import Calibration
 
 
 @click.command(name="calibrate", short_help="Find GALLERY's threshold for a wanted error rate.")
@@ -59,7 +59,7 @@ def command(
     if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"--picture {picture}: a .svg or .png file, please")
     from reid_index import Gallery
-    from reid_index.calibration import MAX_ROWS, calibrate, write_calibration
+    from reid_index.evaluation.calibration import MAX_ROWS, calibrate, write_calibration
 
     opened = Gallery.open(gallery)
     with progress_bar(min(len(opened), MAX_ROWS), unit="item") as bar:
@@ -135,7 +135,7 @@ def auto_threshold(gallery: "Gallery", rate: float | None) -> float:
 
     Raises NoCalibration where the gallery has none, UsageError where it cannot tell that rate.
     """
-    from reid_index.calibration import read_calibration
+    from reid_index.evaluation.calibration import read_calibration
 
     made = read_calibration(gallery)
     if made is None:

@@ -11,8 +11,8 @@ from .progress import progress_bar
 from .sources import interrupted_runs, told_unchanged
 
 if TYPE_CHECKING:
-    from reid_index.compact import Compacted
-    from reid_index.lease import Held
+    from reid_index.store.lease import Held
+    from reid_index.upkeep.compact import Compacted
 
 
 @click.command(name="compact", short_help="Erase what was deleted from GALLERY, and merge shards.")

@@ -11,7 +11,7 @@ def command(measure: bool) -> None:
     Measured once, by the first large search or by --measure, and kept with the user's caches. Each
     query takes the way that these costs say is fastest; `reid query --explain` shows them.
     """
-    from reid_index.costs import costs_file, kept_costs, measured_costs, present_costs
+    from reid_index.search.costs import costs_file, kept_costs, measured_costs, present_costs
 
     costs = measured_costs() if measure else present_costs(0)
     click.echo(f"machine   {costs.machine}")

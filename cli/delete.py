@@ -75,7 +75,7 @@ def _found(gallery: "Gallery", where: str | None, items: tuple[int, ...]) -> "pa
     import numpy as np
     import pyarrow as pa
 
-    from reid_index.where import compile_where
+    from reid_index.filters.where import compile_where
 
     mask = np.zeros(len(gallery), np.bool_)
     if where is not None:

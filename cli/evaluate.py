@@ -100,7 +100,7 @@ def command(gallery: Path, queries: Path, form: str, **options: Any) -> None:
     """
     import json
 
-    from reid_index.evaluate import as_record, per_query
+    from reid_index.evaluation.evaluate import as_record, per_query
 
     from .judge import judge
 
@@ -142,7 +142,7 @@ def _question(
     fuse_weights: str | None,
     **options: Any,
 ) -> "Question":
-    from reid_index.fusion import Fusion
+    from reid_index.evaluation.fusion import Fusion
 
     from .judge import Question
 

@@ -9,7 +9,7 @@ from .paths import PATH
 
 if TYPE_CHECKING:
     from reid_index import Gallery
-    from reid_index.index import Index
+    from reid_index.search.index import Index
 
 KINDS = ("auto", "flat", "ivf", "ivf-sq8", "ivf-pq", "hnsw", "hnsw-sq8")
 

@@ -13,7 +13,7 @@ from .sources import interrupted_runs
 
 if TYPE_CHECKING:
     from reid_index import Gallery
-    from reid_index.manifest import AttachedEntry
+    from reid_index.store.manifest import AttachedEntry
 
 
 @click.command(name="inspect", short_help="Say what GALLERY holds.")
@@ -120,8 +120,8 @@ def _held(gallery: "Gallery") -> dict[str, list[int]]:
 
 
 def _readers(gallery: "Gallery", generation: int) -> list[int]:
-    from reid_index.lease import holders
-    from reid_index.manifest import manifest_name
+    from reid_index.store.lease import holders
+    from reid_index.store.manifest import manifest_name
 
     path = gallery.path / manifest_name(generation)
     try:
@@ -172,8 +172,8 @@ def _print_history(records: list[dict[str, Any]]) -> None:
 
 def _attached(gallery: "Gallery", entry: "AttachedEntry") -> str:
     """The folder of an attachment, and what is the matter with it."""
-    from reid_index.attached import made_again
-    from reid_index.commit import wrong_size
+    from reid_index.store.attached import made_again
+    from reid_index.store.commit import wrong_size
 
     wrong = wrong_size(gallery.path, entry)
     if wrong:

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from extractors import DEFAULT, open_extractor
 from extractors.pictures import Source
 from reid_index import Metric, Reranking, rerank_joint
-from reid_index.aligned_scores import AlignedScores
 from reid_index.errors import UsageError
-from reid_index.evaluate import Evaluation, evaluate
-from reid_index.fusion import FusedScores, Fusion
-from reid_index.graph import Graph, make_graph
+from reid_index.evaluation.aligned_scores import AlignedScores
+from reid_index.evaluation.evaluate import Evaluation, evaluate
+from reid_index.evaluation.fusion import FusedScores, Fusion
+from reid_index.evaluation.protocol import Labelled, get_protocol, label
+from reid_index.evaluation.scores import MatrixScores, Scores, VectorScores
 from reid_index.matcher import told
-from reid_index.protocol import Labelled, get_protocol, label
-from reid_index.rerank_query import QueryReranking, QueryScores
-from reid_index.scores import MatrixScores, Scores, VectorScores
+from reid_index.reranking.graph import Graph, make_graph
+from reid_index.reranking.rerank_query import QueryReranking, QueryScores
 
 from . import sides
 from .sides import Side
@@ -289,7 +289,7 @@ def _reranked(
         return QueryScores(asked, alone), graph.exact
     if question.device == "cpu":
         return rerank_joint(asked, searched, items=items, reranking=reranking), True
-    from reid_index.rerank_torch import joint_torch
+    from reid_index.reranking.rerank_torch import joint_torch
 
     found = joint_torch(asked, searched, items=items, reranking=reranking, device=question.device)
     return MatrixScores(found.cpu().numpy()), True

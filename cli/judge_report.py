@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reid_index import Metric
-from reid_index.evaluate import Evaluation, as_record
-from reid_index.protocol import UNKNOWN, get_protocol
+from reid_index.evaluation.evaluate import Evaluation, as_record
+from reid_index.evaluation.protocol import UNKNOWN, get_protocol
 
 from .judge import Judged
 from .plots import before_after_figure, cmc_figure, histogram_figure, precision_recall_figure

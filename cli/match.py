@@ -20,7 +20,7 @@ from .sources import extraction_options
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from reid_index.decide import Distances, Rule
+    from reid_index.evaluation.decide import Distances, Rule
 
     from .crowd import Assembly, Crowd, Member
     from .match_formats import Pair
@@ -105,7 +105,7 @@ def command(
     Pictures are counted from 1 in the order given, people from 1 in the order of their boxes.
     """
     from extractors import DEFAULT, open_extractor
-    from reid_index.decide import Distances
+    from reid_index.evaluation.decide import Distances
 
     from .crowd import assemble, embed
 
@@ -155,7 +155,7 @@ def _rule(
     distance: str, *, threshold: float | None, similarity: float | None, nearest: int | None
 ) -> "Rule":
     """What the options decide by. Raises UsageError."""
-    from reid_index.decide import make_rule
+    from reid_index.evaluation.decide import make_rule
 
     given = {"--threshold": threshold, "--similarity": similarity, "--nearest": nearest}
     named = [name for name, value in given.items() if value is not None]
@@ -264,7 +264,7 @@ def _print_pairs(
 
 
 def _all_pairs(question: _Question) -> "Iterator[Pair]":
-    from reid_index.decide import decide
+    from reid_index.evaluation.decide import decide
 
     from .match_formats import Pair
 
@@ -279,7 +279,7 @@ def _all_pairs(question: _Question) -> "Iterator[Pair]":
 
 
 def _asked(question: _Question, wanted: "Sequence[tuple[Member, Member]]") -> "Iterator[Pair]":
-    from reid_index.decide import decide
+    from reid_index.evaluation.decide import decide
 
     from .match_formats import Pair
 
@@ -294,7 +294,7 @@ def _asked(question: _Question, wanted: "Sequence[tuple[Member, Member]]") -> "I
 
 
 def _print_groups(question: _Question) -> None:
-    from reid_index.decide import find_pairs, group_people
+    from reid_index.evaluation.decide import find_pairs, group_people
 
     from .formats import counted
     from .match_formats import group_text

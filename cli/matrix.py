@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reid_index import files
-from reid_index.decide import Distances
 from reid_index.errors import UsageError
+from reid_index.evaluation.decide import Distances
 
 from .crowd import Member
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from reid_index import Gallery, Result
-    from reid_index.result import Match
+    from reid_index.search.result import Match
 
     from .target import Target
 
@@ -149,7 +149,7 @@ def command(
 
     started = time.perf_counter()
     from reid_index import Gallery
-    from reid_index.matching import SHORTLIST
+    from reid_index.search.matching import SHORTLIST
 
     _refuse_senseless(target, item, k=k, out=out)
     _refuse_clashing(rerank=rerank, exact=exact, recall=recall, search_device=search_device)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from extractors.extractor import Extractor
     from extractors.pictures import Source
-    from reid_index.lease import Held
-    from reid_index.manifest import Manifest
-    from reid_index.rebuild import Rebuilt
+    from reid_index.store.lease import Held
+    from reid_index.store.manifest import Manifest
+    from reid_index.upkeep.rebuild import Rebuilt
 
 _PARTS = "parts"
 """In the staging folder: a folder for each run of the extractor, by number."""
@@ -88,9 +88,9 @@ def command(
     """
     from extractors import open_extractor, recipe
     from extractors.rebuilding import moved_roots
-    from reid_index.commit import read_current
     from reid_index.errors import UsageError
-    from reid_index.rebuild import read_crops, retire_former
+    from reid_index.store.commit import read_current
+    from reid_index.upkeep.rebuild import read_crops, retire_former
 
     if strict and drop_missing:
         raise UsageError("--strict and --drop-missing clash: give one of the two")
@@ -147,8 +147,8 @@ def _begin(gallery: Path, folder: Path, job: dict[str, Any]) -> bool:
     Raises UsageError where the folder has something else that is not finished.
     """
     from reid_index import files
-    from reid_index.commit import read_current
     from reid_index.errors import UsageError
+    from reid_index.store.commit import read_current
 
     now, earlier = _job_of(read_current(gallery)), _read_note(folder)
     if earlier is None or earlier == now:  # the note goes first, so what has none is finished, too
@@ -208,7 +208,7 @@ def _parts(folder: Path) -> list[Path]:
 def _move(gallery: Path, roots: dict[str, str], *, remake: bool) -> "Rebuilt":
     """Tell a gallery where its pictures are now; its vectors stay as they are."""
     from reid_index import Gallery
-    from reid_index.rebuild import move
+    from reid_index.upkeep.rebuild import move
 
     with (
         told_unchanged(gallery),
@@ -272,7 +272,7 @@ class _Run:
 
     def _crops(self) -> "pa.Table":
         from extractors.rebuilding import located
-        from reid_index.rebuild import read_crops
+        from reid_index.upkeep.rebuild import read_crops
 
         return located(read_crops(self.gallery), self.roots)
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from reid_index.result import Match, Result
+from reid_index.search.result import Match, Result
 
 _THUMBNAIL = (128, 256)  # width, height in pixels: the 1:2 of a standing person
 

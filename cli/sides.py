@@ -21,8 +21,8 @@ from extractors.pictures import Picture, Source, find_pictures, read_items
 from extractors.tracklets import pool_tracklets
 from reid_index import Fingerprint, Gallery, Metric, open_shard
 from reid_index.errors import BadItems, BadSource, ExtractorMismatch, NothingToIndex, UsageError
-from reid_index.items import stack
 from reid_index.matcher import Matcher, told
+from reid_index.store.items import stack
 from reid_index.threads import cores
 
 from .formats import aligned, printable

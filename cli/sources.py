@@ -302,8 +302,8 @@ def refuse_nothing(source: "Source", taken: "Harvest") -> None:
 @contextmanager
 def told_unchanged(gallery: Path) -> Iterator[None]:
     """Have errors of the system say so where the gallery is as it was all the same."""
-    from reid_index.commit import read_current
     from reid_index.errors import ReidIndexError
+    from reid_index.store.commit import read_current
 
     before = read_current(gallery).generation
     try:
@@ -339,8 +339,8 @@ def staging(gallery: Path, doing: str) -> Iterator[Path]:
     somebody else's, GalleryLocked where another process does the same.
     """
     from reid_index import files
-    from reid_index.commit import writer_lock
     from reid_index.errors import GalleryExists
+    from reid_index.store.commit import writer_lock
 
     gallery = Path(os.path.abspath(gallery))
     folder = gallery.with_name(f"{gallery.name}.{doing}")

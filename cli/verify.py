@@ -13,8 +13,8 @@ from .sources import interrupted_runs
 
 if TYPE_CHECKING:
     from reid_index import Gallery
-    from reid_index.receipt import Receipt
-    from reid_index.traces import Traces
+    from reid_index.erasure.receipt import Receipt
+    from reid_index.erasure.traces import Traces
 
 _MOST = 10
 """Items and files that an advice names; the others are counted."""
@@ -41,7 +41,7 @@ def command(ctx: click.Context, gallery: Path, repair: bool, erased: Path | None
     gallery nothing is proven.
     """
     from reid_index import Gallery
-    from reid_index.receipt import read_receipt
+    from reid_index.erasure.receipt import read_receipt
 
     receipt = None if erased is None else read_receipt(erased)
     with Gallery.open(gallery) as opened:
@@ -55,7 +55,7 @@ def command(ctx: click.Context, gallery: Path, repair: bool, erased: Path | None
 def _verify(gallery: "Gallery") -> bool:
     """Print what is wrong, a line each; whether nothing is."""
     from reid_index import verify_gallery
-    from reid_index.verify import all_files, unlisted_files
+    from reid_index.upkeep.verify import all_files, unlisted_files
 
     files = [entry.size for _, entry in all_files(gallery)]
     with progress_bar(sum(files), unit="B") as bar:
@@ -80,7 +80,7 @@ def _verify(gallery: "Gallery") -> bool:
 
 def _repair(gallery: "Gallery") -> bool:
     """Print what was made again and what is left, a line each; whether the gallery is whole."""
-    from reid_index.verify import all_files, repair_gallery
+    from reid_index.upkeep.verify import all_files, repair_gallery
 
     with progress_bar(sum(entry.size for _, entry in all_files(gallery)), unit="B") as bar:
         repaired = repair_gallery(gallery, progress=bar.update)
@@ -101,7 +101,7 @@ def _repair(gallery: "Gallery") -> bool:
 def _prove(gallery: "Gallery", receipt: "Receipt") -> bool:
     """Print where something erased is still to be found, a line each, or else what was looked
     at; whether all is gone."""
-    from reid_index.traces import bytes_below, find_traces
+    from reid_index.erasure.traces import bytes_below, find_traces
 
     size = bytes_below(gallery.path)
     with progress_bar(size, unit="B") as bar:
@@ -127,7 +127,7 @@ def _prove(gallery: "Gallery", receipt: "Receipt") -> bool:
 
 def _remedies(path: Path, traces: "Traces") -> Iterator[str]:
     """What is to be done, one after the other."""
-    from reid_index.attached import ATTACHABLE
+    from reid_index.store.attached import ATTACHABLE
 
     if traces.strays:
         names = ", ".join(traces.strays[:_MOST])

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reid_index.errors import BadSource
-from reid_index.vectors import HDF5_ERRORS
+from reid_index.store.vectors import HDF5_ERRORS
 
 from .market import read_market
 from .matlab import read_mat

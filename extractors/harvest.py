@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from reid_index.errors import UnreadableImage
 from reid_index.files import make_folder
-from reid_index.items import STANDARD
 from reid_index.metric import Metric
-from reid_index.shard import write_shard
-from reid_index.vectors import ArrayStream
+from reid_index.store.items import STANDARD
+from reid_index.store.shard import write_shard
+from reid_index.store.vectors import ArrayStream
 
 from .boxes import crop_box
 from .extractor import Embedding, Extractor

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from reid_index.errors import BadItems, BadSource, UsageError
-from reid_index.items import BOX, STANDARD, conform
 from reid_index.reading import PARQUET_ERRORS, ParquetTable
+from reid_index.store.items import BOX, STANDARD, conform
 
 from .boxes import boxes_by_source, read_boxes
 from .images import SUFFIXES

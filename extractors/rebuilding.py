@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reid_index import files
 from reid_index.errors import ReidIndexError
-from reid_index.shard import open_shard
+from reid_index.store.shard import open_shard
 
 from .pictures import Person, Picture, Source
 
@@ -25,8 +25,8 @@ _GONE: dict[str, int | None] = dict.fromkeys(STATE)
 
 
 def located(crops: pa.Table, roots: Mapping[str, str]) -> pa.Table:
-    """Crops as `reid_index.rebuild.read_crops` gives them, with one more column: `folder`, the
-    absolute path that `source` is in now; null where no pictures exist.
+    """Crops as `reid_index.upkeep.rebuild.read_crops` gives them, with one more column: `folder`,
+    the absolute path that `source` is in now; null where no pictures exist.
 
     roots: where those of a root are now, see `moved_roots`; the others are where they were.
     """

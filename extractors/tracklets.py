@@ -21,8 +21,8 @@ def pool_tracklets(
 ) -> tuple[NDArray[np.float32], pa.Table]:
     """One vector for each tracklet, and its items.
 
-    vectors: (n, D). items: n rows of standard columns (`reid_index.items`) and any others. Rows
-    with a track are one tracklet where video (or, without one, the folder of source), camera,
+    vectors: (n, D). items: n rows of standard columns (`reid_index.store.items`) and any others.
+    Rows with a track are one tracklet where video (or, without one, the folder of source), camera,
     track and person are the same, wherever they are; a row without a track stays alone.
 
     Returns float32 (t, D), the mean of the rows' vectors, each scaled to length 1 first, summed in

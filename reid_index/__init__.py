@@ -7,19 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .decide import SamePairs, group_people, same_person
     from .errors import ReidIndexError
-    from .evaluate import evaluate_distances
+    from .evaluation.decide import SamePairs, group_people, same_person
+    from .evaluation.evaluate import evaluate_distances
     from .fingerprint import Fingerprint
     from .gallery import Gallery
-    from .knn import Neighbours
     from .matcher import Matcher
     from .metric import Metric
-    from .rerank import Reranking, rerank_distances, rerank_joint
-    from .result import Match, Result
-    from .shard import Shard, open_shard, write_shard
-    from .vectors import ArrayStream
-    from .verify import repair_gallery, verify_gallery
+    from .reranking.rerank import Reranking, rerank_distances, rerank_joint
+    from .search.knn import Neighbours
+    from .search.result import Match, Result
+    from .store.shard import Shard, open_shard, write_shard
+    from .store.vectors import ArrayStream
+    from .upkeep.verify import repair_gallery, verify_gallery
 
 __all__ = [
     "ArrayStream",
@@ -46,27 +46,27 @@ __all__ = [
 ]
 
 _HOME = {
-    "ArrayStream": "vectors",
+    "ArrayStream": "store.vectors",
     "Fingerprint": "fingerprint",
     "Gallery": "gallery",
-    "Match": "result",
+    "Match": "search.result",
     "Matcher": "matcher",
     "Metric": "metric",
-    "Neighbours": "knn",
+    "Neighbours": "search.knn",
     "ReidIndexError": "errors",
-    "Reranking": "rerank",
-    "Result": "result",
-    "SamePairs": "decide",
-    "Shard": "shard",
-    "evaluate_distances": "evaluate",
-    "group_people": "decide",
-    "open_shard": "shard",
-    "repair_gallery": "verify",
-    "rerank_distances": "rerank",
-    "rerank_joint": "rerank",
-    "same_person": "decide",
-    "verify_gallery": "verify",
-    "write_shard": "shard",
+    "Reranking": "reranking.rerank",
+    "Result": "search.result",
+    "SamePairs": "evaluation.decide",
+    "Shard": "store.shard",
+    "evaluate_distances": "evaluation.evaluate",
+    "group_people": "evaluation.decide",
+    "open_shard": "store.shard",
+    "repair_gallery": "upkeep.verify",
+    "rerank_distances": "reranking.rerank",
+    "rerank_joint": "reranking.rerank",
+    "same_person": "evaluation.decide",
+    "verify_gallery": "upkeep.verify",
+    "write_shard": "store.shard",
 }
 
 

@@ -12,8 +12,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from . import commit
-from .append import (
+from .errors import UsageError
+from .fingerprint import Fingerprint
+from .generation import Generation
+from .matcher import Matcher
+from .metric import Metric, parse_metric
+from .search.knn import Neighbours
+from .search.matching import SHORTLIST
+from .search.query import answer, answers, check_k, neighbours
+from .search.query_vectors import query_batch
+from .search.result import Result
+from .store import commit
+from .store.append import (
     NewShard,
     append,
     check_fingerprint,
@@ -25,31 +35,21 @@ from .append import (
     of_rows,
     of_shards,
 )
-from .attached import attach, check_kind, detach
-from .delete import delete_rows, rows_of
-from .errors import UsageError
-from .fingerprint import Fingerprint
-from .generation import Generation
-from .items import item_table
-from .knn import Neighbours
-from .manifest import AttachedEntry, Manifest, Past
-from .matcher import Matcher
-from .matching import SHORTLIST
-from .metric import Metric, parse_metric
-from .query import answer, answers, check_k, neighbours
-from .query_vectors import query_batch
-from .result import Result
-from .retire import retire
-from .shard import open_shard
-from .writer import Writer, create, writing
+from .store.attached import attach, check_kind, detach
+from .store.items import item_table
+from .store.manifest import AttachedEntry, Manifest, Past
+from .store.retire import retire
+from .store.shard import open_shard
+from .store.writer import Writer, create, writing
+from .upkeep.delete import delete_rows, rows_of
 
 if TYPE_CHECKING:
-    from .compact import Compacted
-    from .graph import Graph
-    from .index import Index
-    from .rebuild import Rebuilt
-    from .rerank import Reranking
-    from .rerank_gallery import WholeGallery
+    from .reranking.graph import Graph
+    from .reranking.rerank import Reranking
+    from .reranking.rerank_gallery import WholeGallery
+    from .search.index import Index
+    from .upkeep.compact import Compacted
+    from .upkeep.rebuild import Rebuilt
 
 
 class Gallery:
@@ -331,7 +331,7 @@ class Gallery:
 
         Raises GalleryLocked, CorruptGallery, BadShard; the gallery is then as it was.
         """
-        from .compact import compact
+        from .upkeep.compact import compact
 
         return compact(self, remake=remake, progress=progress)
 
@@ -359,7 +359,7 @@ class Gallery:
         items with two; NothingToIndex where no item would be left, BadShard, GalleryLocked,
         CorruptGallery; the gallery is then as it was.
         """
-        from .rebuild import rebuild
+        from .upkeep.rebuild import rebuild
 
         return rebuild(
             self,
@@ -563,8 +563,8 @@ class Gallery:
         Raises UsageError for an inner product gallery or too few rows, GalleryLocked,
         NotFiniteError.
         """
-        from .graph import write_graph
-        from .remake import graph_about
+        from .reranking.graph import write_graph
+        from .upkeep.remake import graph_about
 
         graph, generation = self._generation.make_graph(rerank, exact=exact)
         self.attach(

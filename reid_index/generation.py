@@ -10,32 +10,32 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .allowed import Filters
-from .append import shard_at
-from .attached import attached_folder
-from .columns import Columns
-from .commit import Opened
-from .deletions import Live, read_live
-from .device_kept import Devices, KeptRows, named_devices
 from .errors import CorruptGallery, UsageError
-from .exact import Block
-from .items import STANDARD, stack
-from .knn import Rows
-from .lease import Lease
-from .manifest import Manifest, ShardEntry
+from .filters.allowed import Filters
+from .filters.columns import Columns
 from .matcher import told
-from .matching import Matching
 from .metric import Metric
-from .query import How, Reranker, Searched
-from .shard import Shard
+from .search.device_kept import Devices, KeptRows, named_devices
+from .search.exact import Block
+from .search.knn import Rows
+from .search.matching import Matching
+from .search.query import How, Reranker, Searched
+from .store.append import shard_at
+from .store.attached import attached_folder
+from .store.commit import Opened
+from .store.deletions import Live, read_live
+from .store.items import STANDARD, stack
+from .store.lease import Lease
+from .store.manifest import Manifest, ShardEntry
+from .store.shard import Shard
 
 if TYPE_CHECKING:
-    from .device_rows import DeviceRows
-    from .graph import Graph
-    from .index import Index
-    from .index_build import BuiltIndex
-    from .rerank import Reranking
-    from .rerank_gallery import WholeGallery
+    from .reranking.graph import Graph
+    from .reranking.rerank import Reranking
+    from .reranking.rerank_gallery import WholeGallery
+    from .search.device_rows import DeviceRows
+    from .search.index import Index
+    from .search.index_build import BuiltIndex
 
 _PREPARED = 4
 """Parameters of re-ranking that a gallery stays prepared for."""
@@ -215,7 +215,7 @@ class Generation:
         return self._kept_rows.get(devices, self._load)
 
     def _load(self, devices: Devices) -> "DeviceRows":
-        from .device_rows import DeviceRows
+        from .search.device_rows import DeviceRows
 
         rows = self.searched.rows
         return DeviceRows.load(rows.blocks, devices=devices, metric=rows.metric)
@@ -234,7 +234,7 @@ class Generation:
     def graph(self) -> "tuple[Graph | None, str]":
         """The neighbour graph of just these rows, mapped, if one is kept; and what is kept, in
         words."""
-        from .graph import read_graph
+        from .reranking.graph import read_graph
 
         kept = self.manifest.attachment("graph")
         if kept is None:
@@ -253,8 +253,8 @@ class Generation:
     @cached_property
     def kept_index(self) -> "tuple[Index | None, str]":
         """The index, and what is kept, in words."""
-        from .index import open_index
-        from .index_tuning import Rows as Vectors
+        from .search.index import open_index
+        from .search.index_tuning import Rows as Vectors
 
         kept = self.manifest.attachment("index")
         if kept is None:
@@ -276,7 +276,7 @@ class Generation:
     def make_graph(self, rerank: "Reranking", *, exact: bool | None) -> "tuple[Graph, int]":
         """A neighbour graph of these rows, not yet written, and the number of this generation; see
         `Gallery.build_graph`."""
-        from .graph import make_graph
+        from .reranking.graph import make_graph
 
         if self.manifest.metric is Metric.INNER_PRODUCT:
             raise UsageError("a graph needs distances: an inner product gallery has none")
@@ -298,7 +298,7 @@ class Generation:
         the bytes that it may take, half of what is free unless given (see
         index_build.choose_kind). recall, progress: see index_build.build_index. Raises UsageError.
         """
-        from .index_build import available_memory, build_index, check_request, choose_kind
+        from .search.index_build import available_memory, build_index, check_request, choose_kind
 
         check_request(kind, recall)
         if kind == "auto":
@@ -327,7 +327,7 @@ class Generation:
             raise UsageError(f"there is no graph {graph!r} to re-rank with: 'whole' or 'allowed'")
         if graph == "whole":
             return self.reranking(rerank)
-        from .rerank_gallery import AllowedRows
+        from .reranking.rerank_gallery import AllowedRows
 
         return AllowedRows(self.matrix, self.ids, rerank)
 
@@ -337,7 +337,7 @@ class Generation:
         Raises NoGraph where none is kept for these parameters and there are too many rows to make
         one now.
         """
-        from .rerank_gallery import gallery_reranking
+        from .reranking.rerank_gallery import gallery_reranking
 
         prepared = self._prepared.get(rerank)
         if prepared is None:

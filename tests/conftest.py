@@ -12,7 +12,7 @@ import pytest
 from faults import Disk
 
 from reid_index import Fingerprint, Gallery, files
-from reid_index.index import import_faiss
+from reid_index.search.index import import_faiss
 
 pytest_plugins = ["evaluation_world"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from reid_index.exact import Block, Candidates
 from reid_index.metric import Metric
+from reid_index.search.exact import Block, Candidates
 
 ROWS, DIM, QUERIES = 1500, 37, 40
 CUDA = pytest.param(

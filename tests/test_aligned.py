@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid_index.aligned import local_distances, local_of_pairs, matched_distances
-from reid_index.aligned_torch import local_distances_torch
 from reid_index.errors import DimensionMismatch, UsageError
+from reid_index.search.aligned import local_distances, local_of_pairs, matched_distances
+from reid_index.search.aligned_torch import local_distances_torch
 
 
 def path_of(steps: list[list[float]]) -> float:
@@ -129,7 +129,7 @@ def test_on_a_device_they_are_taken_a_few_at_a_time(
 ) -> None:
     parts = rng.normal(size=(30, 3, 5)).astype(np.float32)
     whole = local_distances_torch(parts, parts, device="cpu")
-    monkeypatch.setattr("reid_index.aligned_torch._ROOM", 3 * 3 * 30 * 7)
+    monkeypatch.setattr("reid_index.search.aligned_torch._ROOM", 3 * 3 * 30 * 7)
     assert local_distances_torch(parts, parts, device="cpu").equal(whole)
     assert local_distances_torch(parts[:0], parts, device="cpu").shape == (0, 30)
 

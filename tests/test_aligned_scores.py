@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid_index.aligned import local_distances, matched_distances
-from reid_index.aligned_scores import AlignedScores
 from reid_index.errors import DimensionMismatch
+from reid_index.evaluation.aligned_scores import AlignedScores
+from reid_index.evaluation.protocol import Labels
+from reid_index.evaluation.ranks import ranks_of_relevant
+from reid_index.evaluation.scores import MatrixScores, VectorScores
 from reid_index.metric import Metric
-from reid_index.oracle import score
-from reid_index.protocol import Labels
-from reid_index.ranks import ranks_of_relevant
-from reid_index.scores import MatrixScores, VectorScores
+from reid_index.search.aligned import local_distances, matched_distances
+from reid_index.search.oracle import score
 
 Q, G, DIM = 70, 300, 24
 

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from reid_index import allowed as module
-from reid_index.allowed import Allowed, Filters
-from reid_index.columns import Columns
-from reid_index.deletions import Live
 from reid_index.errors import UsageError
+from reid_index.filters import allowed as module
+from reid_index.filters.allowed import Allowed, Filters
+from reid_index.filters.columns import Columns
+from reid_index.store.deletions import Live
 
 CAMERAS = [1, 2, None, 3, 1, 2, 2, 3]
 

@@ -21,7 +21,6 @@ from reid_index import (
     Metric,
     verify_gallery,
     write_shard,
-    writer,
 )
 from reid_index.errors import (
     BadItems,
@@ -30,7 +29,8 @@ from reid_index.errors import (
     NotFiniteError,
     UsageError,
 )
-from reid_index.manifest import Event
+from reid_index.store import writer
+from reid_index.store.manifest import Event
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

@@ -11,8 +11,8 @@ from conftest import ROWS, contents, ids
 from test_gallery import rewrite
 
 from reid_index import Gallery, verify_gallery
-from reid_index.commit import writer_lock
 from reid_index.errors import CorruptGallery, GalleryLocked, UsageError
+from reid_index.store.commit import writer_lock
 
 MakeGallery = Callable[..., Gallery]
 GOLDEN = Path(__file__).parent / "data" / "format_v1"

@@ -9,7 +9,7 @@ import pytest
 
 from reid_index import Gallery, Result
 from reid_index.errors import DimensionMismatch, NotFiniteError, UsageError, WhereError
-from reid_index.oracle import nearest_by_numpy
+from reid_index.search.oracle import nearest_by_numpy
 
 MakeGallery = Callable[..., Gallery]
 WHERES = [

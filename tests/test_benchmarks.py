@@ -16,7 +16,7 @@ from benchmarks import map as map_benchmark
 from benchmarks.machine import keep_raw
 from cli.world import draw_world
 from reid_index import Fingerprint, Gallery
-from reid_index.protocol import NOBODY
+from reid_index.evaluation.protocol import NOBODY
 
 
 def run(main: click.Command, *words: str | Path) -> None:

@@ -19,9 +19,9 @@ from benchmarks import filter_penalty, filter_report, latency
 from benchmarks.filter_world import CROPS, K, World, make_world, open_world
 from benchmarks.peers import PEERS
 from reid_index.errors import UsageError
+from reid_index.filters.where import compile_where
 from reid_index.metric import Metric
-from reid_index.oracle import nearest_by_numpy
-from reid_index.where import compile_where
+from reid_index.search.oracle import nearest_by_numpy
 
 ROWS, DIM = 2000, 16
 

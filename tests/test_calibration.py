@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reid_index import Gallery, Metric, calibration, verify_gallery
-from reid_index.calibration import (
+from reid_index import Gallery, Metric, verify_gallery
+from reid_index.errors import BadSource, CorruptGallery, NoCalibration, UsageError
+from reid_index.evaluation import calibration
+from reid_index.evaluation.calibration import (
     BINS,
     Calibration,
     Histograms,
@@ -20,10 +22,9 @@ from reid_index.calibration import (
     read_calibration,
     write_calibration,
 )
-from reid_index.errors import BadSource, CorruptGallery, NoCalibration, UsageError
-from reid_index.items import conform
-from reid_index.oracle import score
-from reid_index.pairs import NEGATIVE, POSITIVE, labelled_pairs, sample, track_pairs
+from reid_index.evaluation.pairs import NEGATIVE, POSITIVE, labelled_pairs, sample, track_pairs
+from reid_index.search.oracle import score
+from reid_index.store.items import conform
 
 MakeGallery = Callable[..., Gallery]
 

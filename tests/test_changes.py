@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reid_index import Gallery, files, verify_gallery
 from reid_index.errors import UsageError
-from reid_index.oracle import nearest_by_numpy
+from reid_index.search.oracle import nearest_by_numpy
 
 
 class Changes(RuleBasedStateMachine):

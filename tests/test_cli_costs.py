@@ -8,8 +8,8 @@ import pytest
 from cli_world import assert_refused, run, succeed
 
 from reid_index import Fingerprint, Gallery
-from reid_index.costs import costs_file, this_machine
 from reid_index.errors import DeviceTooSmall
+from reid_index.search.costs import costs_file, this_machine
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_gpu_that_does_not_answer_is_no_secret(gallery, monkeypatch, options):
         raise DeviceTooSmall("400 rows need 9 GiB on 'cuda:0', 8 GiB are free: use more devices")
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("reid_index.device_rows.DeviceRows.load", load)
+    monkeypatch.setattr("reid_index.search.device_rows.DeviceRows.load", load)
     query = (gallery / "g", gallery / "query.npy", "--format", "jsonl", *options)
     plain = succeed("query", *query)
     result = succeed("query", *query, "--search-device", "cuda")

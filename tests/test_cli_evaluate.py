@@ -30,10 +30,11 @@ from evaluation_world import (
 
 from cli import judge as judging
 from cli import judge_report
-from reid_index import Fingerprint, Gallery, Metric, Reranking, rerank_gallery
-from reid_index.items import conform
-from reid_index.shard import write_shard
-from reid_index.vectors import ArrayStream
+from reid_index import Fingerprint, Gallery, Metric, Reranking
+from reid_index.reranking import rerank_gallery
+from reid_index.store.items import conform
+from reid_index.store.shard import write_shard
+from reid_index.store.vectors import ArrayStream
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cli.index import KINDS as CHOICES
 from cli.main import main
 from reid_index import Gallery
-from reid_index.index_build import KINDS
+from reid_index.search.index_build import KINDS
 
 DIM = 16
 

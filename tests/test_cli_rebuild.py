@@ -19,7 +19,7 @@ from extractors.harvest import harvest
 from extractors.pictures import find_pictures
 from extractors.stripes import StripesExtractor
 from reid_index import Fingerprint, Gallery, Metric, verify_gallery
-from reid_index.commit import writer_lock
+from reid_index.store.commit import writer_lock
 
 KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -37,10 +37,10 @@ from cli.main import main
 main()
 """
 AFTER_COMMIT = """
-import reid_index.rebuild
+import reid_index.upkeep.rebuild
 def retire(gallery, present):
     {kill}
-reid_index.rebuild.retire = retire
+reid_index.upkeep.rebuild.retire = retire
 from cli.main import main
 main()
 """

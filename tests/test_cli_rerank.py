@@ -8,7 +8,8 @@ import pytest
 from cli_world import assert_refused, run, succeed, tree
 from test_neighbours import KINDS, unit
 
-from reid_index import Gallery, Reranking, rerank_gallery, rerank_joint
+from reid_index import Gallery, Reranking, rerank_joint
+from reid_index.reranking import rerank_gallery
 
 DEFAULTS = ("--extractor", "external:test")
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid_index.columns import Columns
 from reid_index.errors import UsageError, WhereError
-from reid_index.where import compile_where
+from reid_index.filters.columns import Columns
+from reid_index.filters.where import compile_where
 
 TIME = pa.timestamp("us", tz="UTC")
 TIMES = [datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC) + timedelta(hours=i) for i in range(4)]
@@ -198,7 +198,7 @@ def test_the_first_expression_about_a_column_prepares_nothing(
 ) -> None:
     table = pa.table({"camera": [1, 2, 3], "track": ["a", "b", None]})
     made: list[pa.DataType] = []
-    from reid_index import columns as module
+    from reid_index.filters import columns as module
 
     prepare = module._prepare
     monkeypatch.setattr(

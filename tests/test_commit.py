@@ -18,11 +18,11 @@ from conftest import FINGERPRINT, ROWS, contents, no_privileges
 from numpy.typing import NDArray
 
 from reid_index import ArrayStream, Gallery, Shard, files, open_shard, write_shard
-from reid_index.commit import writer_lock
 from reid_index.errors import GalleryLocked, NotFiniteError
-from reid_index.items import item_table
 from reid_index.metric import Metric
-from reid_index.vectors import write_vectors
+from reid_index.store.commit import writer_lock
+from reid_index.store.items import item_table
+from reid_index.store.vectors import write_vectors
 
 MakeGallery = Callable[..., Gallery]
 REPOSITORY = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[1]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from reid_index.commit import writer_lock
+from reid_index.store.commit import writer_lock
 with writer_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -123,7 +123,7 @@ import errno, os, sys
 import numpy as np
 from pathlib import Path
 from reid_index import ArrayStream, Fingerprint, files, write_shard
-from reid_index.items import item_table
+from reid_index.store.items import item_table
 from reid_index.metric import Metric
 
 class Failing:

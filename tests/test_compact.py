@@ -23,10 +23,10 @@ from reid_index import (
     verify_gallery,
     write_shard,
 )
-from reid_index.calibration import calibrate, write_calibration
-from reid_index.commit import writer_lock
 from reid_index.errors import CorruptGallery, GalleryLocked, UsageError
-from reid_index.lease import Held
+from reid_index.evaluation.calibration import calibrate, write_calibration
+from reid_index.store.commit import writer_lock
+from reid_index.store.lease import Held
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -330,7 +330,7 @@ def test_another_writer_that_comes_between_fails_nothing(
         lock.enter_context(writer_lock(gallery.path))
         return (), ()
 
-    monkeypatch.setattr("reid_index.compact.remake_all", come)
+    monkeypatch.setattr("reid_index.upkeep.compact.remake_all", come)
     with lock:
         done = gallery.compact()
     assert (done.removed, done.pending) == (1, (Held(2, (os.getpid(),)),))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import no_privileges
 
-from reid_index import costs as module
-from reid_index.costs import Costs, costs_file, measured_costs, present_costs, this_machine
+from reid_index.search import costs as module
+from reid_index.search.costs import Costs, costs_file, measured_costs, present_costs, this_machine
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ import pytest
 from conftest import FINGERPRINT, contents
 from test_verify import recommit
 
-from reid_index import Gallery, Reranking, index_tuning, verify_gallery
-from reid_index.calibration import calibrate, read_calibration, write_calibration
-from reid_index.commit import listed_files
+from reid_index import Gallery, Reranking, verify_gallery
 from reid_index.errors import CorruptGallery, ReidIndexError
+from reid_index.evaluation.calibration import calibrate, read_calibration, write_calibration
 from reid_index.files import json_bytes
-from reid_index.verify import repair_gallery, unlisted_files
+from reid_index.search import index_tuning
+from reid_index.store.commit import listed_files
+from reid_index.upkeep.verify import repair_gallery, unlisted_files
 
 TESTS = Path(__file__).parent
 CASES, BATCHES = 2000, 2

@@ -19,7 +19,7 @@ from extractors.pictures import Source
 from extractors.stripes import StripesExtractor
 from reid_index.errors import BadSource, UsageError
 from reid_index.metric import Metric
-from reid_index.shard import open_shard
+from reid_index.store.shard import open_shard
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from reid_index import Fingerprint, Gallery, SamePairs, group_people, same_person
-from reid_index.decide import Distances, Rule, decide
 from reid_index.errors import DimensionMismatch, NotFiniteError, UsageError
+from reid_index.evaluation.decide import Distances, Rule, decide
 
 
 def at_degrees(*degrees):

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from cli.sides import gallery_side
 from reid_index import Gallery, Metric, Reranking, Result, verify_gallery
-from reid_index.calibration import calibrate
-from reid_index.commit import writer_lock
 from reid_index.errors import GalleryLocked, UsageError, WhereError
-from reid_index.index import Effort, IndexFacts, Tuned, new_index, write_index
-from reid_index.knn import nearest
+from reid_index.evaluation.calibration import calibrate
+from reid_index.search.index import Effort, IndexFacts, Tuned, new_index, write_index
+from reid_index.search.knn import nearest
+from reid_index.store.commit import writer_lock
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -406,7 +406,7 @@ def test_an_index_made_before_leaves_them_out(
         right = [told(result) for result in two.never.search_many(two.queries, **options)]
         rows = [one.rows.tolist() for one in two.never.nearest(two.queries, **options)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("reid_index.query.nearest", partial(nearest, only="index"))
+            patch.setattr("reid_index.search.query.nearest", partial(nearest, only="index"))
             found = two.less.search_many(two.queries, **options, recall=0.9)
             assert all(f"{kind} index of 200 rows" in result.plan for result in found)
             assert list(map(told, found)) == right

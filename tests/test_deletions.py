@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reid_index import Gallery, verify_gallery
-from reid_index.deletions import Live, pack, read_deleted, read_live, unpack
 from reid_index.errors import CorruptGallery
+from reid_index.store.deletions import Live, pack, read_deleted, read_live, unpack
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid_index import device_index
-from reid_index.device_index import Capabilities, DeviceIndex, capabilities, to_device
 from reid_index.errors import DeviceFailed, DeviceTooSmall, UsageError
+from reid_index.search import device_index
+from reid_index.search.device_index import Capabilities, DeviceIndex, capabilities, to_device
 
 GPUS = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
 NONE = Capabilities(0, False, frozenset(), frozenset(), 2048)

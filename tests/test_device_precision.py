@@ -12,10 +12,10 @@ import torch
 from device_world import CUDA, DIM, assert_best, blocks_of, exact_keys, world
 from numpy.typing import NDArray
 
-from reid_index import device_part, device_rows
-from reid_index.device_rows import DeviceRows
-from reid_index.exact import Block
 from reid_index.metric import Metric
+from reid_index.search import device_part, device_rows
+from reid_index.search.device_rows import DeviceRows
+from reid_index.search.exact import Block
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

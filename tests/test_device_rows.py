@@ -18,9 +18,6 @@ from device_world import CUDA, DIM, ROWS, WORLDS, assert_best, blocks_of, exact_
 from numpy.typing import NDArray
 
 from benchmarks import device as device_benchmark
-from reid_index import device_part, device_rows
-from reid_index.allowed import Allowed
-from reid_index.device_rows import DeviceRows, crossover
 from reid_index.errors import (
     DeviceFailed,
     DeviceTooSmall,
@@ -29,8 +26,11 @@ from reid_index.errors import (
     NotFiniteError,
     UsageError,
 )
-from reid_index.exact import Block
+from reid_index.filters.allowed import Allowed
 from reid_index.metric import Metric
+from reid_index.search import device_part, device_rows
+from reid_index.search.device_rows import DeviceRows, crossover
+from reid_index.search.exact import Block
 
 LEAST = 2**22
 """Bytes beside the rows with which a device still searches: so little that it does so in tiles."""
@@ -228,9 +228,9 @@ def test_float16_where_float32_does_not_fit(rng: np.random.Generator) -> None:
 _NO_MEMORY = """
 import resource, sys
 import numpy as np
-from reid_index.device_rows import DeviceRows
+from reid_index.search.device_rows import DeviceRows
 from reid_index.errors import DeviceTooSmall
-from reid_index.exact import Block
+from reid_index.search.exact import Block
 from reid_index.metric import Metric
 rows = np.ones((200_000, 8), np.float32)
 queries = np.ones((200, 8), np.float32)
@@ -319,9 +319,8 @@ def test_bad_input(rng: np.random.Generator) -> None:
 
 
 def test_torch_is_imported_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = (
-        "import sys, reid_index.device_rows; sys.exit(bool({'torch', 'triton'} & {*sys.modules}))"
-    )
+    code = "import sys, reid_index.search.device_rows\n"
+    code += "sys.exit(bool({'torch', 'triton'} & {*sys.modules}))"
     subprocess.run([sys.executable, "-c", code], check=True)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra, match="pip install torch"):
@@ -331,8 +330,8 @@ def test_torch_is_imported_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> N
 _INTERPRETED = """
 from dataclasses import replace
 import numpy as np
-from reid_index.device_rows import DeviceRows
-from reid_index.exact import Block
+from reid_index.search.device_rows import DeviceRows
+from reid_index.search.exact import Block
 from reid_index.metric import Metric
 rng = np.random.default_rng(5)
 rows = rng.normal(size=(130, {dim})).astype(np.{dtype})

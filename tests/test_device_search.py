@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from reid_index import Gallery, Result, device_rows
-from reid_index.device_kept import named_devices
-from reid_index.device_rows import DeviceRows
+from reid_index import Gallery, Result
 from reid_index.errors import DeviceFailed, DeviceTooSmall, MissingExtra, UsageError
+from reid_index.search import device_rows
+from reid_index.search.device_kept import named_devices
+from reid_index.search.device_rows import DeviceRows
 
 ROWS, DIM = 300, 8
 FELL_BACK = "the GPU did not answer, the processor did: "
@@ -195,7 +196,7 @@ def test_devices_are_refused_in_an_empty_gallery_too(make_gallery: Callable[...,
 def test_only_gpus_need_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
 import sys
-from reid_index.device_kept import named_devices
+from reid_index.search.device_kept import named_devices
 from reid_index.errors import UsageError
 assert named_devices("cpu") == ()
 try:

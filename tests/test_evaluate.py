@@ -9,10 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from reid_index.errors import BadItems, NotFiniteError, UsageError
-from reid_index.evaluate import Evaluation, as_record, evaluate, evaluate_distances, per_query
+from reid_index.evaluation.evaluate import (
+    Evaluation,
+    as_record,
+    evaluate,
+    evaluate_distances,
+    per_query,
+)
+from reid_index.evaluation.protocol import Labelled, Protocol, get_protocol, label
+from reid_index.evaluation.scores import MatrixScores, VectorScores
 from reid_index.metric import Metric
-from reid_index.protocol import Labelled, Protocol, get_protocol, label
-from reid_index.scores import MatrixScores, VectorScores
 
 
 def by_loops(

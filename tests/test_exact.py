@@ -5,12 +5,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from reid_index import exact, knn, threads
-from reid_index.allowed import Allowed
-from reid_index.exact import Block, key_bound
-from reid_index.knn import Rows, _is_settled, nearest
+from reid_index import threads
+from reid_index.filters.allowed import Allowed
 from reid_index.metric import Metric
-from reid_index.oracle import nearest_by_numpy
+from reid_index.search import exact, knn
+from reid_index.search.exact import Block, key_bound
+from reid_index.search.knn import Rows, _is_settled, nearest
+from reid_index.search.oracle import nearest_by_numpy
 
 
 @pytest.mark.parametrize(("metric", "dtype"), list(product(Metric, ["float32", "float16"])))

@@ -30,15 +30,15 @@ from reid_index import (
     Gallery,
     Reranking,
     files,
-    graph,
     open_shard,
     verify_gallery,
     write_shard,
 )
 from reid_index.errors import GalleryNotFound
-from reid_index.index import IndexFacts, new_index, write_index
-from reid_index.items import item_table
 from reid_index.metric import Metric
+from reid_index.reranking import graph
+from reid_index.search.index import IndexFacts, new_index, write_index
+from reid_index.store.items import item_table
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

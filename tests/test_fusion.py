@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from reid_index.errors import NotFiniteError, UsageError
-from reid_index.fusion import METHODS, FusedScores, Fusion
+from reid_index.evaluation.fusion import METHODS, FusedScores, Fusion
+from reid_index.evaluation.protocol import Labels
+from reid_index.evaluation.ranks import ranks_of_relevant
+from reid_index.evaluation.scores import VectorScores
 from reid_index.metric import Metric
-from reid_index.protocol import Labels
-from reid_index.ranks import ranks_of_relevant
-from reid_index.scores import VectorScores
 
 
 class Keys:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import FINGERPRINT
 
-from reid_index import Gallery, Reranking, graph
+from reid_index import Gallery, Reranking
 from reid_index.errors import CorruptGallery, NoGraph
+from reid_index.reranking import graph
 
 SMALL = Reranking(k1=5, k2=3)
 
@@ -45,7 +46,9 @@ def test_a_reader_keeps_the_graph_that_others_replace(
     expected = gallery.search(np.ones(8), rerank=SMALL)
     folder = gallery.attached("graph")
     assert folder is not None
-    monkeypatch.setattr("reid_index.rerank_gallery.AT_ONCE", 10)  # none is made for a query
+    monkeypatch.setattr(
+        "reid_index.reranking.rerank_gallery.AT_ONCE", 10
+    )  # none is made for a query
     with Gallery.open(gallery.path) as reader:
         gallery.build_graph(Reranking(k1=4, k2=2))
         gallery.attach("calibration", lambda path: (path / "c.json").touch(), generation=2)

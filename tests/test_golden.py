@@ -24,15 +24,14 @@ from reid_index import (
     Metric,
     Reranking,
     Shard,
-    index_build,
     open_shard,
-    plan,
-    rerank_gallery,
     verify_gallery,
 )
-from reid_index.calibration import read_calibration
-from reid_index.manifest import Event
-from reid_index.shard import FORMAT
+from reid_index.evaluation.calibration import read_calibration
+from reid_index.reranking import rerank_gallery
+from reid_index.search import index_build, plan
+from reid_index.store.manifest import Event
+from reid_index.store.shard import FORMAT
 
 FIRST = DATA / "format_v1"
 FOLDERS = sorted(path.name for path in DATA.glob("format_*"))

@@ -20,13 +20,12 @@ from reid_index import (
     Reranking,
     Result,
     errors,
-    graph,
-    rerank_gallery,
     rerank_joint,
     verify_gallery,
 )
-from reid_index.graph import Graph, make_graph, read_graph, write_graph
-from reid_index.query_vectors import query_vectors
+from reid_index.reranking import graph, rerank_gallery
+from reid_index.reranking.graph import Graph, make_graph, read_graph, write_graph
+from reid_index.search.query_vectors import query_vectors
 
 Rng = np.random.Generator
 Vectors = NDArray[np.float32]

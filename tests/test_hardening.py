@@ -24,7 +24,6 @@ from extractors.matlab import read_mat
 from extractors.pictures import read_items
 from extractors.preprocess import read_card
 from reid_index import Fingerprint, Metric
-from reid_index.calibration import Calibration
 from reid_index.errors import (
     BadShard,
     BadSource,
@@ -32,13 +31,14 @@ from reid_index.errors import (
     CorruptGallery,
     UnreadableImage,
 )
+from reid_index.evaluation.calibration import Calibration
 from reid_index.footer import read_claims
-from reid_index.graph import make_graph, read_graph, write_graph
-from reid_index.index import IndexFacts
 from reid_index.reading import ParquetTable, number, parse_json, read_json, text, whole
-from reid_index.rerank import Reranking
-from reid_index.shard import open_shard, write_shard
-from reid_index.vectors import ArrayStream
+from reid_index.reranking.graph import make_graph, read_graph, write_graph
+from reid_index.reranking.rerank import Reranking
+from reid_index.search.index import IndexFacts
+from reid_index.store.shard import open_shard, write_shard
+from reid_index.store.vectors import ArrayStream
 
 
 def drawn(path: Path, colour: str = "red") -> Path:

@@ -24,7 +24,7 @@ from extractors.pictures import Person, Picture, Source, find_pictures
 from reid_index.errors import UnreadableImage, UsageError
 from reid_index.fingerprint import Fingerprint
 from reid_index.metric import Metric
-from reid_index.shard import open_shard
+from reid_index.store.shard import open_shard
 
 
 class MeanColour(Extractor):

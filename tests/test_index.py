@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from reid_index import Gallery
 from reid_index.errors import CorruptGallery
-from reid_index.index import (
+from reid_index.metric import Metric
+from reid_index.search.index import (
     CLASSES,
     Effort,
     Index,
@@ -22,7 +23,6 @@ from reid_index.index import (
     open_index,
     write_index,
 )
-from reid_index.metric import Metric
 
 ROWS, DIM = 3000, 32
 PARAMETERS = {"cells": 32, "codes": 8, "links": 16, "queue": 40}

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid_index import Gallery, index_tuning, verify_gallery
+from reid_index import Gallery, verify_gallery
 from reid_index.errors import UsageError
-from reid_index.exact import Block
-from reid_index.index import Index
-from reid_index.index_build import (
+from reid_index.metric import Metric
+from reid_index.search import index_tuning
+from reid_index.search.exact import Block
+from reid_index.search.index import Index
+from reid_index.search.index_build import (
     BuiltIndex,
     build_index,
     choose_kind,
     index_bytes,
 )
-from reid_index.index_tuning import Rows, exact_best
-from reid_index.metric import Metric
+from reid_index.search.index_tuning import Rows, exact_best
 
 ROWS, DIM = 5000, 32
 GB = 2**30

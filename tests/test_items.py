@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from reid_index.errors import BadItems
-from reid_index.items import STANDARD, TIME, conform, stack
+from reid_index.store.items import STANDARD, TIME, conform, stack
 
 
 def test_missing_columns_come_as_nulls_first_and_in_order() -> None:

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from conftest import FINGERPRINT, ROWS, ids, no_privileges
 
-from reid_index import Gallery, commit, verify_gallery
-from reid_index.compact import bytes_in
+from reid_index import Gallery, verify_gallery
 from reid_index.errors import CorruptGallery
-from reid_index.lease import Held, Lease, holders, is_held
+from reid_index.store import commit
+from reid_index.store.lease import Held, Lease, holders, is_held
+from reid_index.upkeep.compact import bytes_in
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

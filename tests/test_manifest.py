@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from conftest import FINGERPRINT
 
-from reid_index.manifest import (
+from reid_index.metric import Metric
+from reid_index.store.manifest import (
     AttachedEntry,
     DeletedEntry,
     Event,
@@ -20,7 +21,6 @@ from reid_index.manifest import (
     from_json,
     to_json,
 )
-from reid_index.metric import Metric
 
 FILE = FileEntry(7, "ab")
 TIME = datetime(2024, 5, 1, 12, tzinfo=UTC)

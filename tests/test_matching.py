@@ -10,7 +10,7 @@ from conftest import FINGERPRINT
 from numpy.typing import NDArray
 from test_aligned import local
 
-from reid_index import Fingerprint, Gallery, Matcher, Reranking, Result, matching
+from reid_index import Fingerprint, Gallery, Matcher, Reranking, Result
 from reid_index.errors import (
     CorruptGallery,
     DimensionMismatch,
@@ -18,6 +18,7 @@ from reid_index.errors import (
     NotFiniteError,
     UsageError,
 )
+from reid_index.search import matching
 
 ROWS, DIM, SHAPE = 60, 6, (3, 5)
 WEIGHT = 0.5

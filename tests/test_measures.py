@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from reid_index.errors import UsageError
-from reid_index.measures import (
+from reid_index.evaluation.measures import (
     average_precision,
     inverse_negative_penalty,
     measure,
     single_shot_cmc,
 )
-from reid_index.ranks import Ranks
+from reid_index.evaluation.ranks import Ranks
 
 RULES: dict[str, Any] = {"ap_rule": "standard", "unanswerable": "skip"}
 

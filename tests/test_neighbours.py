@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid_index import neighbours
 from reid_index.errors import NotFiniteError
-from reid_index.neighbours import Neighbourhood, exact_neighbours, neighbourhood, pair_distances
+from reid_index.reranking import neighbours
+from reid_index.reranking.neighbours import (
+    Neighbourhood,
+    exact_neighbours,
+    neighbourhood,
+    pair_distances,
+)
 
 Rng = np.random.Generator
 Vectors = NDArray[np.float32]

@@ -14,10 +14,10 @@ from conftest import contents
 from golden_world import GOLDENS, RATE, item, vector
 
 from reid_index import Gallery, Reranking, verify_gallery
-from reid_index.calibration import calibrate, read_calibration, write_calibration
 from reid_index.errors import FormatTooNew
+from reid_index.evaluation.calibration import calibrate, read_calibration, write_calibration
 from reid_index.files import json_bytes
-from reid_index.shard import FORMAT, open_shard
+from reid_index.store.shard import FORMAT, open_shard
 
 MINOR = [FORMAT[0], FORMAT[1] + 1]
 MAJOR = [FORMAT[0] + 1, 0]

@@ -15,7 +15,7 @@ from conftest import no_privileges
 from extractors.pictures import MARKET_COLUMNS, Person, Source, find_pictures, parse_market
 from extractors.pictures import read_items as read
 from reid_index.errors import BadItems, BadSource, ReidIndexError, UsageError
-from reid_index.items import STANDARD
+from reid_index.store.items import STANDARD
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from reid_index.costs import Costs
 from reid_index.errors import UsageError
-from reid_index.plan import Experience, Task, choose
+from reid_index.search.costs import Costs
+from reid_index.search.plan import Experience, Task, choose
 
 COSTS = Costs(
     start_scan=10.0,

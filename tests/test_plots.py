@@ -21,10 +21,10 @@ from cli.plots import (
     svg_text,
 )
 from reid_index.errors import MissingExtra, UsageError
-from reid_index.evaluate import Evaluation
+from reid_index.evaluation.evaluate import Evaluation
+from reid_index.evaluation.measures import measure
+from reid_index.evaluation.ranks import Ranks
 from reid_index.files import replace_file
-from reid_index.measures import measure
-from reid_index.ranks import Ranks
 
 REPOSITORY = Path(__file__).parents[1]
 HREF = "{http://www.w3.org/1999/xlink}href"

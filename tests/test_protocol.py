@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from reid_index.errors import BadItems, UsageError
-from reid_index.protocol import NOBODY, PROTOCOLS, UNKNOWN, get_protocol, label
+from reid_index.evaluation.protocol import NOBODY, PROTOCOLS, UNKNOWN, get_protocol, label
 
 
 def table(*rows: dict[str, Any]) -> pa.Table:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from reid_index.errors import DimensionMismatch, NotFiniteError, UsageError
+from reid_index.evaluation.protocol import NOBODY, UNKNOWN, Labels
+from reid_index.evaluation.ranks import _FEW, Ranks, ranks_of_relevant, single_shot_ranks
+from reid_index.evaluation.scores import MatrixScores, VectorScores
 from reid_index.metric import Metric
-from reid_index.oracle import score
-from reid_index.protocol import NOBODY, UNKNOWN, Labels
-from reid_index.ranks import _FEW, Ranks, ranks_of_relevant, single_shot_ranks
-from reid_index.scores import MatrixScores, VectorScores
+from reid_index.search.oracle import score
 
 RULES = {"same_camera": True, "same_item": False}
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROWS, contents, ids
 from numpy.typing import NDArray
 
-import reid_index.compact
+import reid_index.upkeep.compact
 from reid_index import (
     ArrayStream,
     Fingerprint,
@@ -23,8 +23,8 @@ from reid_index import (
     verify_gallery,
     write_shard,
 )
-from reid_index.commit import writer_lock
 from reid_index.errors import BadShard, GalleryLocked, NothingToIndex, UsageError
+from reid_index.store.commit import writer_lock
 
 MakeGallery = Callable[..., Gallery]
 
@@ -311,7 +311,7 @@ def test_former_vectors_go_before_the_graph_is_made_or_when_their_reader_ends_me
         if reader is not None:
             reader.close()
 
-    monkeypatch.setattr(reid_index.compact, "make_again", made)
+    monkeypatch.setattr(reid_index.upkeep.compact, "make_again", made)
     part = shard(tmp_path / "1", rng.normal(size=(30, 4)), range(30))
     assert gallery.rebuild([part], recipe=RECIPE).pending == ()
     assert seen == [2 if is_read else 1]

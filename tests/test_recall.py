@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from reid_index import Gallery, Reranking
-from reid_index.allowed import Allowed
 from reid_index.errors import UsageError
-from reid_index.exact import Block
-from reid_index.index import Effort, Index
-from reid_index.index_build import build_index
-from reid_index.knn import Neighbours, Rows, nearest
+from reid_index.filters.allowed import Allowed
 from reid_index.metric import Metric
-from reid_index.oracle import nearest_by_numpy
+from reid_index.search.exact import Block
+from reid_index.search.index import Effort, Index
+from reid_index.search.index_build import build_index
+from reid_index.search.knn import Neighbours, Rows, nearest
+from reid_index.search.oracle import nearest_by_numpy
 
 K = 10
 

@@ -15,13 +15,13 @@ from conftest import FINGERPRINT
 from numpy.typing import NDArray
 
 from reid_index import open_shard, write_shard
+from reid_index.erasure.receipt import Receipt, is_erased, make_receipt, read_receipt, write_receipt
+from reid_index.erasure.sought import Finder, Hasher
 from reid_index.errors import BadSource, FormatTooNew, ReidIndexError, UsageError
 from reid_index.files import json_bytes
-from reid_index.items import item_table
 from reid_index.metric import Metric
-from reid_index.receipt import Receipt, is_erased, make_receipt, read_receipt, write_receipt
-from reid_index.sought import Finder, Hasher
-from reid_index.vectors import ArrayStream
+from reid_index.store.items import item_table
+from reid_index.store.vectors import ArrayStream
 
 GROUP, MINE, THEIRS = "a/group photo.jpg", [0.1, 2.0, 30.0, 40.0], [50.0, 2.0, 30.0, 40.0]
 ITEMS = [

@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reid_index import Gallery, Reranking, index_tuning
-from reid_index.calibration import MAX_ROWS, calibrate, read_calibration, write_calibration
+from reid_index import Gallery, Reranking
 from reid_index.errors import NoCalibration, UsageError
-from reid_index.graph import EXACT_ROWS
-from reid_index.manifest import AttachedEntry
-from reid_index.remake import (
+from reid_index.evaluation.calibration import (
+    MAX_ROWS,
+    calibrate,
+    read_calibration,
+    write_calibration,
+)
+from reid_index.reranking.graph import EXACT_ROWS
+from reid_index.search import index_tuning
+from reid_index.store.manifest import AttachedEntry
+from reid_index.upkeep.remake import (
     CalibrationRecipe,
     GraphRecipe,
     IndexRecipe,

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_neighbours import KINDS, all_squared, unit
 
-from reid_index import Reranking, neighbours, rerank_distances, rerank_joint
+from reid_index import Reranking, rerank_distances, rerank_joint
 from reid_index.errors import DimensionMismatch, NotFiniteError, ReidIndexError, UsageError
-from reid_index.neighbours import pair_distances
+from reid_index.reranking import neighbours
+from reid_index.reranking.neighbours import pair_distances
 
 Rng = np.random.Generator
 Floats = NDArray[np.floating]

@@ -10,8 +10,8 @@ from test_rerank import opposite, shuffled_ids
 
 from reid_index import Reranking, rerank_joint
 from reid_index.errors import NotFiniteError, UsageError
-from reid_index.graph import make_graph
-from reid_index.rerank_query import QueryReranking, QueryScores
+from reid_index.reranking.graph import make_graph
+from reid_index.reranking.rerank_query import QueryReranking, QueryScores
 
 Rng = np.random.Generator
 Vectors = NDArray[np.float32]

@@ -10,10 +10,10 @@ import torch
 from dense_reranking import dense_reranking, ranked
 from numpy.typing import NDArray
 
-from reid_index import rerank_torch
 from reid_index.errors import DimensionMismatch, MissingExtra, NotFiniteError, UsageError
-from reid_index.rerank import Reranking
-from reid_index.rerank_torch import joint_torch, joint_torch_from_squared
+from reid_index.reranking import rerank_torch
+from reid_index.reranking.rerank import Reranking
+from reid_index.reranking.rerank_torch import joint_torch, joint_torch_from_squared
 
 QUERIES, NODES, DIM = 30, 150, 9
 WORLDS = ("random", "clustered", "duplicated", "tied", "zero", "far from 0")
@@ -214,7 +214,7 @@ def test_no_cuda_device() -> None:
 
 
 def test_torch_is_imported_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, reid_index.rerank_torch; sys.exit('torch' in sys.modules)"
+    code = "import sys, reid_index.reranking.rerank_torch; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     some = np.eye(30, dtype=np.float32)
     monkeypatch.setitem(sys.modules, "torch", None)

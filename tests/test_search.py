@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from reid_index import Fingerprint, Gallery, Metric
-from reid_index.allowed import Allowed
 from reid_index.errors import (
     DimensionMismatch,
     ExtractorMismatch,
@@ -21,9 +20,10 @@ from reid_index.errors import (
     UsageError,
     WhereError,
 )
-from reid_index.exact import Block
-from reid_index.knn import Rows, nearest
-from reid_index.oracle import nearest_by_numpy, score
+from reid_index.filters.allowed import Allowed
+from reid_index.search.exact import Block
+from reid_index.search.knn import Rows, nearest
+from reid_index.search.oracle import nearest_by_numpy, score
 
 MakeGallery = Callable[..., Gallery]
 

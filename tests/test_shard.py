@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from reid_index import ArrayStream, Metric, Shard, open_shard, write_shard
 from reid_index.errors import BadItems, BadShard, FormatTooNew, NotFiniteError, UsageError
 from reid_index.fingerprint import Fingerprint
-from reid_index.shard import merge_shards
-from reid_index.vectors import map_vectors
+from reid_index.store.shard import merge_shards
+from reid_index.store.vectors import map_vectors
 
 
 def write(path: Path, vectors: NDArray[Any], items: Any = None, **options: Any) -> Shard:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cli.sheet import render_sheet
 from reid_index.metric import Metric
-from reid_index.result import Match, Result
+from reid_index.search.result import Match, Result
 
 CSP = (
     '<meta http-equiv="Content-Security-Policy" '

@@ -13,9 +13,9 @@ from cli import sides
 from cli.sides import Side
 from reid_index import Fingerprint, Gallery, Metric
 from reid_index.errors import BadItems, BadSource, ExtractorMismatch, UsageError
-from reid_index.items import conform
-from reid_index.shard import write_shard
-from reid_index.vectors import ArrayStream
+from reid_index.store.items import conform
+from reid_index.store.shard import write_shard
+from reid_index.store.vectors import ArrayStream
 
 
 def side(*sources, name="side", metric=Metric.EUCLIDEAN, fingerprint=FINGERPRINT, **columns):

@@ -17,17 +17,20 @@ from cli_world import run
 from conftest import FINGERPRINT
 from numpy.typing import NDArray
 
-from reid_index import Gallery, Reranking, index_build, shard, traces
-from reid_index.calibration import calibrate, write_calibration
+from reid_index import Gallery, Reranking
+from reid_index.erasure import traces
+from reid_index.erasure.receipt import Receipt, read_receipt
+from reid_index.erasure.traces import bytes_below, find_traces
 from reid_index.errors import UsageError
-from reid_index.graph import make_graph, write_graph
-from reid_index.index_build import build_index
-from reid_index.items import conform
-from reid_index.manifest import Event
+from reid_index.evaluation.calibration import calibrate, write_calibration
 from reid_index.metric import Metric
-from reid_index.receipt import Receipt, read_receipt
-from reid_index.traces import bytes_below, find_traces
-from reid_index.writer import writing
+from reid_index.reranking.graph import make_graph, write_graph
+from reid_index.search import index_build
+from reid_index.search.index_build import build_index
+from reid_index.store import shard
+from reid_index.store.items import conform
+from reid_index.store.manifest import Event
+from reid_index.store.writer import writing
 
 FIRST, SECOND, DIM = 300, 100, 32
 ERASED = [range(14, 21), [*range(350, 357)]]

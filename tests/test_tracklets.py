@@ -10,7 +10,7 @@ import pytest
 from extractors import tracklets
 from extractors.tracklets import pool_tracklets
 from reid_index.errors import DimensionMismatch, NotFiniteError
-from reid_index.items import conform
+from reid_index.store.items import conform
 
 ROWS: list[dict[str, Any]] = [
     {"source": "a/1.jpg", "camera": 1, "track": "t", "frame_first": 7, "frame_last": 7},

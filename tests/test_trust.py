@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reid_index import Gallery, generation, knn
-from reid_index.allowed import Allowed
-from reid_index.device_rows import DeviceRows
+from reid_index import Gallery, generation
 from reid_index.errors import DeviceFailed, DeviceTooSmall
-from reid_index.exact import Block
-from reid_index.index import Effort
-from reid_index.knn import Rows, _is_settled, nearest
+from reid_index.filters.allowed import Allowed
 from reid_index.metric import Metric
-from reid_index.oracle import nearest_by_numpy
+from reid_index.search import knn
+from reid_index.search.device_rows import DeviceRows
+from reid_index.search.exact import Block
+from reid_index.search.index import Effort
+from reid_index.search.knn import Rows, _is_settled, nearest
+from reid_index.search.oracle import nearest_by_numpy
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from cli_world import assert_refused, run, succeed
 from conftest import FINGERPRINT, contents
 
 from reid_index import Gallery, Metric, Reranking, verify_gallery, write_shard
-from reid_index.calibration import calibrate, write_calibration
 from reid_index.errors import CorruptGallery, FormatTooNew, ReidIndexError
+from reid_index.evaluation.calibration import calibrate, write_calibration
 from reid_index.files import json_bytes, sha256_file
-from reid_index.items import item_table
-from reid_index.vectors import ArrayStream
-from reid_index.verify import Repaired, repair_gallery, unlisted_files
+from reid_index.store.items import item_table
+from reid_index.store.vectors import ArrayStream
+from reid_index.upkeep.verify import Repaired, repair_gallery, unlisted_files
 
 GOLDEN = Path(__file__).parent / "data" / "format_v1"
 LISTED = [

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reid_index.errors import WhereError
-from reid_index.where import compile_where
+from reid_index.filters.where import compile_where
 
 TIME = pa.timestamp("us", tz="UTC")
 NOON = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
@@ -333,7 +333,9 @@ def test_depth_needs_no_recursion() -> None:
 
 
 def test_import_is_cheap() -> None:
-    code = "import sys, reid_index.where; sys.exit(bool({'torch', 'lark'} & set(sys.modules)))"
+    code = (
+        "import sys, reid_index.filters.where; sys.exit(bool({'torch', 'lark'} & set(sys.modules)))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from conftest import FINGERPRINT, ROWS, contents, ids
 
-from reid_index import Gallery, verify_gallery, writer
+from reid_index import Gallery, verify_gallery
 from reid_index.errors import CorruptGallery, GalleryExists, UsageError
-from reid_index.writer import Writer
+from reid_index.store import writer
+from reid_index.store.writer import Writer
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

@@ -58,7 +58,7 @@ def make_1_1(path: Path) -> None:
 def make_1_2(path: Path) -> None:
     """A calibration, an index and, beside short codes, a graph of two shards; beside a graph of
     Faiss, of the first of them alone."""
-    from reid_index import index_build
+    from reid_index.search import index_build
 
     index_build._LINKS = 4  # an eighth of what is usual: a small folder
     gallery = _created(path, metric="euclidean", dtype="float16")
@@ -133,7 +133,7 @@ def _attach_graph(gallery: Gallery, *, k1: int, k2: int) -> None:
 
 
 def _attach_calibration(gallery: Gallery) -> None:
-    from reid_index.calibration import calibrate, write_calibration
+    from reid_index.evaluation.calibration import calibrate, write_calibration
 
     write_calibration(gallery, calibrate(gallery, false_match_rate=world.RATE))
 
@@ -182,7 +182,7 @@ def _second_items() -> list[dict[str, Any]]:
 
 def main(version: str, path: Path) -> None:
     """Write the gallery of that format with the code that is imported, which must be of it."""
-    from reid_index.shard import FORMAT
+    from reid_index.store.shard import FORMAT
 
     if version != ".".join(map(str, FORMAT)):
         sys.exit(f"the code that is imported writes format {FORMAT}, not {version}")

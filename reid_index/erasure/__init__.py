@@ -1,0 +1,1 @@
+"""What must be gone, and looking for it."""

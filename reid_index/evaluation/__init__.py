@@ -1,0 +1,1 @@
+"""Figures and decisions from scores and labels: mAP and CMC, fusion, thresholds."""

@@ -1,0 +1,1 @@
+"""Expressions over item columns, and the rows that they allow."""

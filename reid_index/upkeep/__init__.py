@@ -1,0 +1,1 @@
+"""Deleting, compacting, rebuilding, verifying: what is done to a whole gallery."""
