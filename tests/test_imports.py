@@ -130,6 +130,39 @@ def test_only_files_for_devices_use_torch() -> None:
     ]
 
 
+GROUPS = {
+    "store": set(),
+    "filters": {"store"},
+    "search": {"filters", "store"},
+    "reranking": {"search", "store"},
+    "erasure": {"reranking", "search", "store"},
+    "evaluation": {"gallery", "search"},
+    "upkeep": {"filters", "gallery", "reranking", "store"},
+}
+"""Group of the core → what its files may import when they are imported, but for their own and the
+foundation: files beside the groups that import none of them."""
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_of_the_core_build_on_each_other_one_way(group: str) -> None:
+    upper = {*GROUPS, "gallery", "generation"}
+    for path in files(f"reid_index/{group}"):
+        names = imports_of(path, everywhere=False)
+        used = {name.split(".")[1] for name in names if name.startswith("reid_index.")}
+        assert (used & upper) - {group} <= GROUPS[group], path.name
+
+
+def test_there_is_no_file_of_the_core_without_its_place() -> None:
+    foundation = {path for path in (REPOSITORY / "reid_index").glob("*.py")}
+    foundation -= {REPOSITORY / "reid_index" / f"{name}.py" for name in ("gallery", "generation")}
+    for path in foundation - {REPOSITORY / "reid_index" / "__init__.py"}:
+        names = imports_of(path, everywhere=True)
+        used = {name.split(".")[1] for name in names if name.startswith("reid_index.")}
+        assert used & {*GROUPS, "gallery", "generation"} == set(), path.name
+    folders = {path.name for path in (REPOSITORY / "reid_index").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == GROUPS.keys()
+
+
 @pytest.mark.parametrize("path", files("extractors"), ids=lambda path: path.name)
 def test_extractors_know_only_the_records_of_the_core(path: Path) -> None:
     names = imports_of(path, everywhere=True)
