@@ -1,5 +1,6 @@
 """The documents tell the truth: the README's script runs, commands parse, options are described."""
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -69,3 +70,26 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         if not target.startswith("https://"):
             assert (path.parent / target).exists(), target
+
+
+def _imports() -> list[tuple[str, str]]:
+    """File and line of what the pages have readers import."""
+    return [
+        (page.name, line)
+        for page in PAGES
+        for line in re.findall(r"^from reid_index[\w.]* import [\w, ]+$", page.read_text(), re.M)
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), _imports())
+def test_what_the_pages_import_is_there(page: str, line: str) -> None:
+    exec(line, {})
+
+
+def test_what_the_pages_name_in_python_is_there() -> None:
+    named = {
+        name for page in PAGES for name in re.findall(r"`(reid_index\.[\w.]+)`", page.read_text())
+    }
+    assert len(named) >= 5
+    for name in named:
+        pkgutil.resolve_name(name)
