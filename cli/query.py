@@ -205,6 +205,8 @@ def command(
     notes = [result.fallback, result.note, hidden]
     if rerank and not explain:
         notes += _rerank_notes(result, is_item=item is not None)
+    if opened.matcher is not None and not (rerank or explain or result.exact):
+        notes.append(f"not exact: {result.plan}; --exact compares the parts of all")
     for note in filter(None, notes):
         click.echo(note, err=True)
     if explain:

@@ -175,6 +175,16 @@ def test_a_shortlist_is_said(world):
     assert_same(found, wanted)
 
 
+def test_an_answer_that_others_could_be_in_says_so(world):
+    target = crops_of(world)[5]
+    words = ["query", world / "g", target, "--top", "3"]
+    short = succeed(*words, "--shortlist", "9").stderr
+    assert re.search(
+        r"^not exact: .*aligned over 9 of .*; --exact compares the parts of all$", short
+    )
+    assert "not exact" not in succeed(*words, "--exact").stderr
+
+
 def test_exact_compares_all(world):
     target = crops_of(world)[5]
     result = succeed("query", world / "g", target, "--exact", "--top", "3", "--explain")
