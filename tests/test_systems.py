@@ -272,9 +272,12 @@ def test_mgn_looks_at_the_whole_at_halves_and_at_thirds() -> None:
     out = system(x)
     assert ([one.shape for one in out.metrics], len(out.logits)) == ([(4, 8)] * 3, 8)
     head = system.backbone.head(x)
-    joined = [system.narrow[0](system.map(x).mean(dim=(2, 3)))]
     seen = [tail(head) for tail in system.tails]
-    joined += [system.narrow[1 + n](one.mean(dim=(2, 3))) for n, one in enumerate(seen)]
+    joined = []
+    for number, one in enumerate([system.map(x), *seen]):
+        whole = system.narrow[number](one.mean(dim=(2, 3)))
+        torch.testing.assert_close(out.metrics[number], whole)
+        joined.append(system.necks[number](whole))
     for number, rows in enumerate((3, 2)):
         for place in range(6 // rows):
             stripe = seen[number][:, :, place * rows : (place + 1) * rows].mean(dim=(2, 3))

@@ -15,7 +15,7 @@ from reid_index.errors import UsageError
 
 from ..backbones.resnet import ResNet
 from ..pooling import StripePool, make_pooling
-from .stripes import Narrow, NarrowEach, classifiers
+from .stripes import NarrowEach, classifiers
 from .system import System, Trained
 
 DIM = 256
@@ -27,9 +27,10 @@ class MGN(System):
     own → the whole of each, and two and three stripes, each narrowed to dim: searched by all eight
     vectors joined, (B, 8 · dim).
 
-    The three wholes are compared by distance; all eight are told apart by classes. As published
-    but that the first branch's map is as high as the others' (theirs is half as high, and pooled
-    all the same).
+    The three wholes are compared by distance; all eight are told apart by classes. As published,
+    but that a whole is compared before and told apart behind a batch normalisation, as in BoT, and
+    that the first branch's map is as high as the others' (theirs is half as high, and pooled all
+    the same).
     """
 
     def __init__(self, backbone: nn.Module, *, classes: int, pooling: str, dim: int) -> None:
@@ -43,7 +44,8 @@ class MGN(System):
         self.cuts = nn.ModuleList(
             StripePool(make_pooling(pooling), stripes=count) for count in _CUTS[1:]
         )
-        self.narrow = nn.ModuleList(Narrow(backbone.channels, width) for _ in _CUTS)
+        self.narrow = nn.ModuleList(nn.Linear(backbone.channels, width, bias=False) for _ in _CUTS)
+        self.necks = nn.ModuleList(nn.BatchNorm1d(width) for _ in _CUTS)
         self.narrow_cuts = nn.ModuleList(
             NarrowEach(count, backbone.channels, width) for count in _CUTS[1:]
         )
@@ -72,9 +74,12 @@ class MGN(System):
             stripes += narrow(cut(one)).unbind(dim=1)
         return wholes, stripes
 
+    def _behind(self, wholes: list[Tensor]) -> list[Tensor]:
+        return [neck(one) for neck, one in zip(self.necks, wholes, strict=True)]
+
     def forward(self, x: Tensor) -> Trained:
         wholes, stripes = self._vectors(x)
-        vectors = [*wholes, *stripes]
+        vectors = [*self._behind(wholes), *stripes]
         return Trained(
             metrics=tuple(wholes),
             logits=tuple(head(one) for head, one in zip(self.classifier, vectors, strict=True)),
@@ -82,4 +87,4 @@ class MGN(System):
 
     def embed(self, x: Tensor) -> Tensor:
         wholes, stripes = self._vectors(x)
-        return torch.cat([*wholes, *stripes], dim=1)
+        return torch.cat([*self._behind(wholes), *stripes], dim=1)
