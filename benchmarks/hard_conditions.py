@@ -9,7 +9,6 @@ gives the global feature, the mean over both sides: it should be less where crop
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +16,17 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from benchmarks.machine import keep
-from benchmarks.split_scores import Crops, Sides, cell
+from benchmarks.split_scores import Crops, Sides, cell, trained
 from benchmarks.training import FED, whole
 from extractors.systems import Plan
 from extractors.systems.haa import DIM, HAA
 from extractors.systems.system import System
-from extractors.training.train import Training, train
+from extractors.training.train import Training
 from extractors.weighting import WAYS, weighting_of
 
 GAMMA, GAIN = 2.2, 0.4
@@ -101,16 +99,8 @@ def main(
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for training in trainings(backbone, epochs=epochs).values():
-            start = time.perf_counter()
-            made = train(
-                replace(training, seed=seed),
-                crops.train,
-                crops.classes,
-                state=None,
-                device=torch.device("cpu"),
-            )
-            seconds = time.perf_counter() - start
-            for found in _measured(made.system, crops, sides):
+            system, seconds = trained(crops, training, seed=seed)
+            for found in _measured(system, crops, sides):
                 runs.append({**found, "seed": seed, "seconds": seconds})
                 said = ", ".join(f"{key} {found[key]:.4f}" for key in found if key != "name")
                 click.echo(f"{found['name']}, seed {seed}: {said}, trained in {seconds:.0f} s")

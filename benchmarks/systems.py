@@ -21,12 +21,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import keep
-from benchmarks.split_scores import Crops, table
+from benchmarks.split_scores import Crops, table, trained
 from benchmarks.training import whole
 from extractors.systems import Plan, make_system
 from extractors.systems.system import System
 from extractors.training.losses import LossPlan
-from extractors.training.train import Training, train
+from extractors.training.train import Training
 
 _STRIPES = 4
 """Of a map of 8 rows, or of ConvNeXt's 4; 8 of aligned."""
@@ -111,19 +111,11 @@ def main(
             if any(run["name"] == name and run["seed"] == seed for run in runs):
                 continue
             crops = decoded[training.preprocess]
-            start = time.perf_counter()
-            made = train(
-                replace(training, seed=seed),
-                crops.train,
-                crops.classes,
-                state=None,
-                device=torch.device("cpu"),
-            )
-            seconds = time.perf_counter() - start
+            system, seconds = trained(crops, training, seed=seed)
             spent = {"seed": seed, "seconds": seconds}
-            scored = {name: crops.score(made.system.embed)}
-            if made.system.matcher is not None:
-                by_parts = crops.score_parts(made.system, made.system.matcher)
+            scored = {name: crops.score(system.embed)}
+            if system.matcher is not None:
+                by_parts = crops.score_parts(system, system.matcher)
                 scored[f"{name}, by parts"] = by_parts
             for called, (mAP, first) in scored.items():
                 runs.append({"name": called, "mAP": mAP, "rank-1": first, **spent})

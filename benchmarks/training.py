@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import keep, spread
-from benchmarks.split_scores import Crops, table
+from benchmarks.split_scores import Crops, table, trained
 from extractors.preprocess import MEAN, STD, Preprocess
 from extractors.systems import Plan
 from extractors.systems.system import System
@@ -27,7 +27,7 @@ from extractors.training.augment import Augment, prepare
 from extractors.training.batches import Batches
 from extractors.training.losses import Losses
 from extractors.training.schedule import Schedule
-from extractors.training.train import Training, train
+from extractors.training.train import Training
 
 FED = Preprocess(height=128, width=64, scale=1 / 255, mean=MEAN, std=STD)
 """How crops are fed here."""
@@ -80,12 +80,8 @@ def ablate(
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name, training in variants(whole(backbone, epochs=epochs)).items():
-            start = time.perf_counter()
-            made = train(
-                replace(training, seed=seed), crops.train, crops.classes, state=None, device=_CPU
-            )
-            seconds = time.perf_counter() - start
-            mAP, first = crops.score(made.system.embed)
+            system, seconds = trained(crops, training, seed=seed)
+            mAP, first = crops.score(system.embed)
             runs.append(
                 {"name": name, "seed": seed, "mAP": mAP, "rank-1": first, "seconds": seconds}
             )

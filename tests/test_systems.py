@@ -352,6 +352,13 @@ def test_stripes_learn_by_the_triplets_of_the_whole() -> None:
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
 
+@pytest.mark.parametrize("losses", [LossPlan(metric="none"), LossPlan(metric_weight=0.0)])
+def test_stripes_that_nothing_teaches_are_refused(losses: LossPlan) -> None:
+    with pytest.raises(UsageError, match="stripes of aligned learn by triplets alone"):
+        small(plan=plan("aligned"), losses=losses)
+    assert small(plan=plan("bot"), losses=losses).losses == losses
+
+
 def test_an_aligned_extractor_gives_the_stripes_that_were_learnt(tmp_path: Path) -> None:
     system = made("aligned").eval()
     write_model(tmp_path / "m.safetensors", Model(system, plan("aligned"), FED, {}))

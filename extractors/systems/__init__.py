@@ -107,16 +107,13 @@ def make_system(plan: Plan, *, classes: int) -> System:
             return BoT(backbone, classes=classes, pooling=pooling, dim=dim, neck=neck)
         case "plain":
             return Plain(backbone, classes=classes, pooling=pooling, dim=dim)
-        case "scpnet":
-            return SCPNet(
-                backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
-            )
-        case "aligned":
-            return Aligned(
-                backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
-            )
-        case "icnn":
-            return ICNN(
+        case "scpnet" | "aligned" | "icnn":
+            on_bot: dict[str, type[SCPNet | Aligned | ICNN]] = {
+                "scpnet": SCPNet,
+                "aligned": Aligned,
+                "icnn": ICNN,
+            }
+            return on_bot[plan.system](
                 backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
             )
         case "mgn":

@@ -76,6 +76,12 @@ class Training:
                 "0 to below 1, and a seed from 0 up"
             )
 
+        compares = self.losses.metric != "none" and self.losses.metric_weight > 0
+        if self.plan.system == "aligned" and not compares:
+            raise UsageError(
+                "the stripes of aligned learn by triplets alone, so they would stay random without "
+                "a loss that compares: give --loss triplet, circle or triplet+circle"
+            )
         fed = self.preprocess
         if self.plan.system == "haa" and (
             (fed.mean, fed.std, fed.color_order) != (MEAN, STD, "RGB")
