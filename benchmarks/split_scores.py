@@ -15,6 +15,7 @@ from cli.sides import split_pictures
 from extractors.preprocess import Preprocess
 from extractors.systems.system import System
 from extractors.training.crops import Labelled, decode, read_labelled
+from extractors.training.denormals import without_denormals
 from extractors.training.train import Training, train
 from reid_index import evaluate_distances
 from reid_index.evaluation.aligned_scores import AlignedScores
@@ -94,13 +95,14 @@ class Crops:
 def trained(crops: Crops, training: Training, *, seed: int) -> tuple[System, float]:
     """A system learnt from them on the processor, and the seconds that took."""
     start = time.perf_counter()
-    made = train(
-        replace(training, seed=seed),
-        crops.train,
-        crops.classes,
-        state=None,
-        device=torch.device("cpu"),
-    )
+    with without_denormals():
+        made = train(
+            replace(training, seed=seed),
+            crops.train,
+            crops.classes,
+            state=None,
+            device=torch.device("cpu"),
+        )
     return made.system, time.perf_counter() - start
 
 

@@ -46,15 +46,15 @@ BASES = {
 }
 """System → what it adds to, and its gain is counted from."""
 
-_SLOWER = 1e-3
-"""Adam's rate for ConvNeXt."""
+_CONVNEXT_RATE = 3e-3
+"""Adam's. With 1e-3 the plain one is further behind: 8.7 mAP instead of 11.6 after 8 epochs."""
 
 
 def trainings(backbone: str, convnext: str, *, epochs: int) -> dict[str, Training]:
     """Name → training, all of the same budget. MGN's thirds and halves want a map of 6 rows."""
     base = whole(backbone, epochs=epochs)
     low = replace(base, preprocess=replace(base.preprocess, height=96))
-    both = replace(base, rate=_SLOWER, losses=LossPlan(metric="triplet+circle"))
+    both = replace(base, rate=_CONVNEXT_RATE, losses=LossPlan(metric="triplet+circle"))
 
     def of(system: str, stripes: int = _STRIPES) -> Plan:
         return Plan(system=system, backbone=backbone, stripes=stripes)

@@ -1,8 +1,7 @@
 """`reid train`: a model of one's own, from labelled crops."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -124,6 +123,7 @@ def command(
     """
     from extractors.torch_model import torch_device
     from extractors.training.crops import decode, read_labelled
+    from extractors.training.denormals import without_denormals
     from extractors.training.train import joined, own_device, train
     from reid_index import files
 
@@ -141,7 +141,7 @@ def command(
     )
     state = out.with_name(f"{out.name}.state")
     with (
-        _without_denormals(),
+        without_denormals(),
         joined(processor) as here,
         progress_bar(len(labelled), unit="crop") as bar,
     ):
@@ -180,19 +180,6 @@ def command(
             }
             _write(out, training, done.system, about, half=half, onnx=onnx)
             files.remove(state)
-
-
-@contextmanager
-def _without_denormals() -> Iterator[None]:
-    """What a network no longer uses decays to numbers below 1e-38, with which processors compute
-    many times as slowly; threads that are started meanwhile take it over."""
-    import torch
-
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def _refuse_files(out: Path, onnx: Path | None) -> None:
