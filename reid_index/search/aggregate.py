@@ -32,11 +32,12 @@ WAYS = (SUM, MEAN, ABOVE)
 _HELD = 2**24
 """Similarities that are held at once, unless one candidate has more: 64 MiB."""
 
-_SCORED = 2**20
-"""Products of numbers that a thread takes at a time: some 0.2 ms."""
+_LEAST, _MOST = 2**18, 2**23
+"""Products of numbers that a thread takes at a time: some 0.05 to 2 ms."""
 
 _PIECES = 64
-"""Ranges of candidates at least, so that a large one holds nobody up."""
+"""Ranges of rows or candidates, if they are not too small, so that a core that is busy elsewhere
+and a large candidate hold nobody up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,9 @@ def fill_pairs(
     def some(start: int, stop: int) -> None:
         pairs(rows[start:stop], out[start:stop])
 
-    over_ranges(some, len(rows), piece=max(1, _SCORED // max(1, dim * out.shape[1])))
+    each = max(1, dim * out.shape[1])
+    work = min(max(len(rows) * each // _PIECES, _LEAST), _MOST)
+    over_ranges(some, len(rows), piece=max(1, work // each))
 
 
 def _stretches(groups: Groups, targets: int) -> Iterator[tuple[int, int]]:
@@ -209,23 +212,30 @@ def aggregate(
 
 
 def winning_pairs(
-    similarities: NDArray[np.float32], items: NDArray[np.int64], aggregation: Aggregation
+    similarities: NDArray[np.float32],
+    items: NDArray[np.int64],
+    aggregation: Aggregation,
+    *,
+    most: int | None = None,
 ) -> NDArray[np.int64]:
-    """The pairs of one candidate that count, best first: int64 (c, 2), the place of its segment and
-    that of the target's.
+    """The pairs of one candidate that count, best first, or the first `most` of them: int64 (c, 2),
+    the place of its segment and that of the target's.
 
     similarities: float32 (k, n). items: the ids of its segments (k,), by which equal pairs are
     ordered, then by the target's segment.
     """
-    segments, targets = np.indices(similarities.shape).reshape(2, -1)
     values = similarities.reshape(-1)
-    order = np.lexsort((targets, items[segments], -values.astype(np.float64)))
     if aggregation.above is None:
         count = int(aggregation.counted(np.array([len(values)]))[0])
     else:
         count = int(np.count_nonzero(values >= np.float64(aggregation.above)))
-    best = order[:count]
-    return np.stack([segments[best], targets[best]], axis=1).astype(np.int64)
+    count = count if most is None else min(count, most)
+    if count == 0:
+        return np.empty((0, 2), np.int64)
+    last = np.partition(values, len(values) - count)[len(values) - count]
+    segments, targets = np.divmod(np.flatnonzero(values >= last), similarities.shape[1])
+    order = np.lexsort((targets, items[segments], -similarities[segments, targets]))[:count]
+    return np.stack([segments[order], targets[order]], axis=1).astype(np.int64)
 
 
 @compiled()

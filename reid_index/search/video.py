@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -122,16 +123,15 @@ def search_videos(
     start = time.perf_counter()
     best = [
         _Best(
+            rank=rank,
             rows=groups.rows_of(int(scored[place])),
             score=float(found.scores[place]),
             counted=int(found.counted[place]),
         )
-        for place in order
+        for rank, place in enumerate(order, start=1)
     ]
-    candidates = tuple(
-        _candidate(searched, target, one, pairs, rank, aggregation=aggregation, winners=winners)
-        for rank, one in enumerate(best, start=1)
-    )
+    won = _winners(searched, target, pairs, best, aggregation=aggregation, count=winners)
+    candidates = _candidates(searched, best, won, targets=len(target))
     times["items"] = time.perf_counter() - start
     return VideoResult(
         candidates=candidates,
@@ -209,74 +209,95 @@ def _shortlisted(
     return order[: max(enough, least)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Best:
-    """A candidate that is answered with: its allowed rows, its score, and of how many pairs."""
+    """A candidate that is answered with: its rank, allowed rows, score, and of how many pairs that
+    is."""
 
+    rank: int
     rows: NDArray[np.int64]
     score: float
     counted: int
 
 
-def _candidate(
+_SPANS = ("start", "end", "start_s", "end_s")
+
+
+def _candidates(
     searched: Searched,
-    target: Target,
-    best: _Best,
-    pairs: Pairs,
-    rank: int,
+    best: Sequence[_Best],
+    won: Sequence[tuple[Winner, ...]],
     *,
-    aggregation: Aggregation,
-    winners: int,
-) -> Candidate:
-    ids = searched.rows.items[best.rows]
-    known = searched.items.select([*COLUMNS, "start", "end", "start_s", "end_s"]).take(
-        pa.array(best.rows)
-    )
-    first = known.slice(int(np.argmin(ids)), 1).to_pylist()[0]
-    return Candidate(
-        rank=rank,
-        score=best.score,
-        segments=len(best.rows),
-        pairs=len(best.rows) * len(target),
-        counted=best.counted,
-        video=first["video"],
-        camera=first["camera"],
-        track=first["track"],
-        person=first["person"],
-        start=pc.min(known["start"]).as_py(),
-        end=pc.max(known["end"]).as_py(),
-        start_s=pc.min(known["start_s"]).as_py(),
-        end_s=pc.max(known["end_s"]).as_py(),
-        winners=_winners(searched, target, best.rows, pairs, aggregation, winners),
-    )
+    targets: int,
+) -> tuple[Candidate, ...]:
+    rows = np.concatenate([np.empty(0, np.int64), *(one.rows for one in best)])
+    known = searched.items.select([*COLUMNS, *_SPANS]).take(pa.array(rows))
+    candidates, at = [], 0
+    for one, winners in zip(best, won, strict=True):
+        its = known.slice(at, len(one.rows))
+        at += len(one.rows)
+        first = its.slice(int(np.argmin(searched.rows.items[one.rows])), 1).to_pylist()[0]
+        spans = {
+            name: (pc.min if name.startswith("start") else pc.max)(its[name]).as_py()
+            for name in _SPANS
+        }
+        candidates.append(
+            Candidate(
+                rank=one.rank,
+                score=one.score,
+                segments=len(one.rows),
+                pairs=len(one.rows) * targets,
+                counted=one.counted,
+                video=first["video"],
+                camera=first["camera"],
+                track=first["track"],
+                person=first["person"],
+                winners=winners,
+                **spans,
+            )
+        )
+    return tuple(candidates)
 
 
 def _winners(
     searched: Searched,
     target: Target,
-    rows: NDArray[np.int64],
     pairs: Pairs,
+    best: Sequence[_Best],
+    *,
     aggregation: Aggregation,
     count: int,
-) -> tuple[Winner, ...]:
-    """The best pairs of a candidate. Their matches have the scores of their vectors."""
-    if count == 0:
-        return ()
-    values = np.empty((len(rows), len(target)), np.float32)
-    fill_pairs(pairs, rows, values, dim=searched.dim)
-    best = winning_pairs(values, searched.rows.items[rows], aggregation)[:count]
-    similarities = values[best[:, 0], best[:, 1]]
+) -> list[tuple[Winner, ...]]:
+    """The best pairs of each candidate. Their matches have the scores of their vectors."""
+    found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+    for one in best:
+        values = np.empty((len(one.rows), len(target)), np.float32)
+        fill_pairs(pairs, one.rows, values, dim=searched.dim)
+        ids = searched.rows.items[one.rows]
+        won = winning_pairs(values, ids, aggregation, most=count)
+        found.append((one.rows[won[:, 0]], won[:, 1], values[won[:, 0], won[:, 1]]))
+    if not found:
+        return []
+    rows, of, similarities = (np.concatenate(some) for some in zip(*found, strict=True))
     scores = similarities
     if target.index is not None:
-        room = np.empty((len(best), len(target)), np.float32)
-        _vector_pairs(searched, target.vectors)(rows[best[:, 0]], room)
-        scores = room[np.arange(len(best)), best[:, 1]]
+        room = np.empty((len(rows), len(target)), np.float32)
+        _vector_pairs(searched, target.vectors)(rows, room)
+        scores = room[np.arange(len(rows)), of]
     if searched.metric is Metric.EUCLIDEAN:
         scores = -scores
-    matches = matches_of(searched, rows[best[:, 0]], scores)
-    return tuple(
-        Winner(target=of, similarity=similarity, match=match)
-        for of, similarity, match in zip(
-            best[:, 1].tolist(), similarities.tolist(), matches, strict=True
+    matches = matches_of(searched, rows, scores)
+    winners = [
+        Winner(target=target_segment, similarity=similarity, match=match)
+        for target_segment, similarity, match in zip(
+            of.tolist(), similarities.tolist(), matches, strict=True
         )
-    )
+    ]
+    ends = np.cumsum([0, *(len(some) for some, _, _ in found)])
+    return [
+        tuple(
+            replace(winner, match=replace(winner.match, rank=rank))
+            for rank, winner in enumerate(winners[start:stop], start=1)
+        )
+        for start, stop in pairwise(ends.tolist())
+    ]
