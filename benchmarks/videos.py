@@ -24,6 +24,7 @@ from benchmarks.machine import keep_raw, spread
 from reid_index import ArrayStream, Fingerprint, Gallery, Matcher, Metric, write_shard
 from reid_index.search.aggregate import Aggregation, Groups, score_groups
 from reid_index.search.coattention import FramePairs, own_codes
+from reid_index.search.query_vectors import query_vectors
 from reid_index.store.frames import SegmentFrames
 
 _PIECE = 4096
@@ -117,7 +118,7 @@ def _searches(gallery: Gallery, targets: int, rounds: int) -> tuple[list[dict[st
     times, largest = [], 0.0
     for turn in range(-_WARM, rounds):
         target = rng.standard_normal((targets, gallery.dim), np.float32)
-        target /= np.linalg.norm(target, axis=1, keepdims=True)
+        target = query_vectors(target, dim=gallery.dim, metric=gallery.metric, combine="best")
         start = time.perf_counter()
         np.matmul(target, wide.T, out=room)
         product = time.perf_counter() - start
