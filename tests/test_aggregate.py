@@ -141,10 +141,11 @@ def test_a_large_candidate_among_small_ones() -> None:
 
 
 def test_how_many_pairs_count() -> None:
-    """A fifth of 35 is 7, not a hair more; at least one counts; never more than there are."""
-    pairs = np.array([1, 2, 5, 10, 35, 160, 161, 35_000])
-    assert 0.2 * 35 > 7
-    assert Aggregation().counted(pairs).tolist() == [1, 1, 1, 2, 7, 32, 33, 7000]
+    """0.07 of 100 is 7, not a hair more; at least one counts; never more than there are."""
+    pairs = np.array([1, 2, 5, 10, 15, 160, 161, 35_000])
+    assert Aggregation().counted(pairs).tolist() == [1, 1, 1, 2, 3, 32, 33, 7000]
+    assert 0.07 * 100 > 7
+    assert Aggregation(top=0.07).counted(np.array([99, 100, 101])).tolist() == [7, 7, 8]
     assert Aggregation(top=1).counted(pairs).tolist() == pairs.tolist()
     assert Aggregation(top=1e-12).counted(pairs).tolist() == [1] * len(pairs)
 
