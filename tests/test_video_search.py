@@ -397,3 +397,26 @@ def test_frames_of_half_precision(make_gallery: Make) -> None:
     np.testing.assert_allclose(
         [one.score for one in result.candidates], [one[0] for one in wanted], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_equal_candidates_come_by_their_smallest_item(make_gallery: Make, frames: bool) -> None:
+    """Whatever the order of their rows; and so do the pairs of one, then by the target's segment.
+    The candidate is known by the row of that item."""
+    numbers = np.random.default_rng(4).permutation(60)
+    made = make_gallery(dim=DIM, matcher=COATTENTION if frames else None)
+    items = [
+        {"item": int(number), "track": str(number % 20), "start_s": float(number), "camera": 1}
+        for number in numbers
+    ]
+    same = FRAMES.take(np.zeros(60, np.int64)) if frames else None
+    made.add(np.repeat(VECTORS[:1], 60, axis=0), items, frames=same)
+    asked: dict[str, Any] = {"index": TARGET.index[[0, 0]], "shortlist": 30} if frames else {}
+    result = made.search_videos(ASKED[[0, 0]], k=9, winners=3, top=0.4, **asked)
+    found = result.candidates
+    assert [one.track for one in found] == [str(number) for number in range(9)]
+    assert len({one.score for one in found}) == 1
+    assert [one.start_s for one in found] == [float(number) for number in range(9)]
+    for number, one in enumerate(found):
+        pairs = [(winner.match.item, winner.target) for winner in one.winners]
+        assert pairs == [(number, 0), (number, 1), (number + 20, 0)]
