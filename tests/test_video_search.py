@@ -211,8 +211,12 @@ def test_frames_are_attended_to(make_gallery: Make, options: dict[str, Any]) -> 
         assert winner.match.similarity == pytest.approx(cosine, abs=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"how": "above", "above": 0.6}])
 @pytest.mark.parametrize(("shortlist", "k"), [(1, 1), (20, 3), (60, 2), (20, 15), (159, 1)])
-def test_a_shortlist_is_of_the_best_by_cosines(make_gallery: Make, shortlist: int, k: int) -> None:
+def test_a_shortlist_is_of_the_best_by_cosines(
+    make_gallery: Make, shortlist: int, k: int, options: dict[str, Any]
+) -> None:
+    """Of the best share of them, also where probabilities above a threshold count."""
     made = filled(make_gallery, cuts=(9, 90), frames=True)
     codes = own_codes(TARGET)
     rows = VECTORS.astype(float) / np.linalg.norm(VECTORS.astype(float), axis=1, keepdims=True)
@@ -223,15 +227,16 @@ def test_a_shortlist_is_of_the_best_by_cosines(make_gallery: Make, shortlist: in
         if len(covered) >= shortlist and count >= k:
             break
         covered += [row for row in range(ROWS) if key_of(row) == key_of(first)]
-    result = made.search_videos(codes, index=TARGET.index, k=k, shortlist=shortlist)
-    wanted = expected(probability(codes), covered)
+    result = made.search_videos(codes, index=TARGET.index, k=k, shortlist=shortlist, **options)
+    wanted = expected(probability(codes), covered, **options)
     np.testing.assert_allclose(
         [one.score for one in result.candidates], [one[0] for one in wanted[:k]], atol=1e-6
     )
-    assert (result.covered, result.of) == (len(wanted), len(coarse))
-    assert result.exact is (len(wanted) == len(coarse))
+    candidates = len(expected(probability(codes), covered))
+    assert (result.covered, result.of) == (candidates, len(coarse))
+    assert result.exact is (candidates == len(coarse))
     assert result.plan == (
-        f"coattention over {len(covered)} of 160 allowed segments, {len(wanted)} of "
+        f"coattention over {len(covered)} of 160 allowed segments, {candidates} of "
         f"{len(coarse)} candidates"
     )
 
@@ -362,6 +367,8 @@ def test_scores_for_an_evaluation_are_those_of_the_search(make_gallery: Make, fr
     assert (bounds == 0).all()
     queries, rows = np.indices(keys.shape).reshape(2, -1)
     np.testing.assert_array_equal(scores.exact(queries, rows), keys.reshape(-1))
+    some = np.random.default_rng(0).integers(0, len(rows), 50)
+    np.testing.assert_array_equal(scores.exact(queries[some], rows[some]), keys.reshape(-1)[some])
     np.testing.assert_array_equal(scores.chunk(1, 2)[0], keys[1:])
     for query in range(2):
         rows = targets.rows_of(query)
