@@ -6,6 +6,7 @@ Frames are decoded in order while the source is walked; who walks it makes crops
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -130,6 +131,19 @@ def video_files(paths: Iterable[Path]) -> tuple[list[Path], Path]:
     return list(found), Path(os.path.commonpath(folders))
 
 
+def claimed_frames(paths: Iterable[Path]) -> int:
+    """How many frames the videos say that they have, together; what says nothing counts as none."""
+    frames = 0
+    for path in video_files(paths)[0]:
+        with suppress(UnreadableVideo):
+            frames += _claimed(probe_video(path))
+    return frames
+
+
+def _claimed(video: Video) -> int:
+    return video.frames or round((video.seconds or 0) * (video.rate or 0))
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     for at, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -160,8 +174,7 @@ class _Walk:
             video = probe_video(self.path, root=self.root)
         except UnreadableVideo:
             return 1
-        frames = video.frames or round((video.seconds or 0) * (video.rate or 0))
-        return max(1, math.ceil(frames / self.every))
+        return max(1, math.ceil(_claimed(video) / self.every))
 
     def pictures(self) -> Iterator[Picture]:
         for reason, count in () if self.boxes is None else self.boxes.refused:
