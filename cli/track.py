@@ -79,7 +79,7 @@ def command(
             progress=bar.update,
         )
     click.echo(
-        f"{out}: {counted(done.tracks, 'track')} in {counted(done.boxes, 'frame')} of "
-        f"{counted(done.videos, 'video')}",
+        f"{out}: {counted(done.tracks, 'track')} in {counted(done.videos, 'video')}, "
+        f"{done.boxes:,} boxes",
         err=True,
     )
