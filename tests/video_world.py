@@ -22,7 +22,7 @@ def box_of(figure: int, frame: int) -> tuple[int, int, int, int]:
 
 def draw(frame: int, figures: int = 2) -> NDArray[np.uint8]:
     """(HEIGHT, WIDTH, 3): the figures of a frame; the floor's grey counts the frames."""
-    image = np.full((HEIGHT, WIDTH, 3), 60 + 3 * frame, np.uint8)
+    image = np.full((HEIGHT, WIDTH, 3), 60 + 3 * (frame % 60), np.uint8)
     for figure, colour in enumerate((RED, BLUE)[:figures]):
         x, y, width, height = box_of(figure, frame)
         image[y : y + height, max(x, 0) : max(x + width, 0)] = colour
