@@ -39,12 +39,15 @@ def source_options(function: Function) -> Function:
         [
             click.option(
                 "--layout",
-                type=click.Choice(["auto", "folder", "market"]),
+                type=click.Choice(["auto", "folder", "market", "mars", "tracklets"]),
                 default="auto",
                 show_default=True,
-                help="Whether names tell person and camera, as in 0002_c1s1_000451_03.jpg.",
+                help="What names tell: market 0002_c1s1_000451_03.jpg, mars 0001C1T0001F001.jpg; "
+                "tracklets: each folder is a track.",
             ),
-            click.option("--keep-junk", is_flag=True, help="Keep Market-style crops of person -1."),
+            click.option(
+                "--keep-junk", is_flag=True, help="Keep crops of person -1 (market, mars)."
+            ),
             click.option(
                 "--boxes",
                 type=PATH,
@@ -186,11 +189,13 @@ def find_source(
 
 
 def tell_left_out(source: "Source") -> None:
-    """Say what the source leaves out, and why."""
+    """Say what the source leaves out, and why, and what it has noted."""
     from .formats import printable
 
     for reason, count in source.left_out.items():
         click.echo(printable(f"{source.root}: left out {count:,}: {reason}"), err=True)
+    for note in source.notes:
+        click.echo(printable(note), err=True)
 
 
 def gallery_extractor(
