@@ -17,11 +17,14 @@ from .fingerprint import Fingerprint
 from .generation import Generation
 from .matcher import Matcher
 from .metric import Metric, parse_metric
+from .search.aggregate import Aggregation
 from .search.knn import Neighbours
 from .search.matching import SHORTLIST
 from .search.query import answer, answers, check_k, neighbours
 from .search.query_vectors import query_batch
 from .search.result import Result
+from .search.video import search_videos
+from .search.video_result import VideoResult
 from .store import commit
 from .store.append import (
     NewShard,
@@ -29,6 +32,7 @@ from .store.append import (
     check_fingerprint,
     check_same_extractor,
     check_shard,
+    checked_frames,
     checked_parts,
     checked_vectors,
     has_added,
@@ -36,6 +40,7 @@ from .store.append import (
     of_shards,
 )
 from .store.attached import attach, check_kind, detach
+from .store.frames import SegmentFrames
 from .store.items import item_table
 from .store.manifest import AttachedEntry, Manifest, Past
 from .store.retire import retire
@@ -92,8 +97,8 @@ class Gallery:
         your own, `Fingerprint(name="external:NAME", version="1")`. metric: "cosine",
         "inner_product" or "euclidean". dtype: "float32", or "float16" for half the size and
         similarities good to about 1e-3. recipe: JSON that whoever queries can make the extractor
-        from; kept, never interpreted. matcher: how items' parts are compared beside their vectors
-        (see matcher.py); all that is added then has parts.
+        from; kept, never interpreted. matcher: how items' parts or frames are compared beside
+        their vectors (see matcher.py); all that is added then has them.
 
         Raises GalleryExists where path holds anything else, UsageError, GalleryLocked.
         """
@@ -177,7 +182,8 @@ class Gallery:
 
     @property
     def matcher(self) -> Matcher | None:
-        """How its items' parts are compared; None where items are by their vectors alone."""
+        """How its items' parts or frames are compared; None where items are by their vectors
+        alone."""
         return self.manifest.matcher
 
     @property
@@ -194,8 +200,13 @@ class Gallery:
     @property
     def part_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
         """The parts of all rows as `blocks` has their vectors, (n, P, Dp) each; None without a
-        matcher."""
+        matcher of parts."""
         return self._generation.part_blocks
+
+    @property
+    def frame_blocks(self) -> tuple[SegmentFrames, ...] | None:
+        """The frames of all rows as `blocks` has their vectors; None without a matcher of them."""
+        return self._generation.frame_blocks
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -212,8 +223,13 @@ class Gallery:
 
     def parts(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Copies of the parts of those rows: float32 (n, P, Dp). Raises IndexError, UsageError in a
-        gallery without a matcher."""
+        gallery without a matcher of parts."""
         return self._generation.parts(rows)
+
+    def frames(self, rows: Sequence[int]) -> SegmentFrames:
+        """Copies of the frames of those rows, as float32. Raises IndexError, UsageError in a
+        gallery without a matcher of frames."""
+        return self._generation.frames(rows)
 
     def root_of(self, row: int) -> str:
         """The folder that the row's `source` is relative to, "" where no pictures exist."""
@@ -236,6 +252,7 @@ class Gallery:
         items: pa.Table | Sequence[Mapping[str, Any]] | None = None,
         *,
         parts: ArrayLike | None = None,
+        frames: SegmentFrames | None = None,
         root: str = "",
         key: str | None = None,
     ) -> bool:
@@ -244,17 +261,20 @@ class Gallery:
         vectors: (n, D) floats of the gallery's extractor, any memory order; never changed.
         items: n rows of item columns (see items.STANDARD; further columns are kept), as a table
         or as mappings. Item ids are given here unless they come along.
-        parts: (n, P, Dp) floats of the same extractor, where the gallery has a matcher.
+        parts: (n, P, Dp) floats of the same extractor, where the gallery has a matcher of parts;
+        frames: of the n segments, where it has one of frames.
         root: the folder that `source` is relative to. key: see `add_shards`; whether the rows were
         added is returned.
 
         Raises DimensionMismatch, NotFiniteError, BadItems, BadShard (parts of another shape than
-        the gallery's), UsageError, GalleryLocked; the gallery is then as it was.
+        the gallery's, offsets that are none), UsageError, GalleryLocked; the gallery is then as it
+        was.
         """
         array = checked_vectors(vectors, dim=self.dim)
         its_parts = checked_parts(parts, self.manifest, rows=len(array))
         table = item_table(items, rows=len(array))
-        new = of_rows(array, table, parts=its_parts, root=root)
+        its_frames = checked_frames(frames, self.manifest, rows=len(array))
+        new = of_rows(array, table, parts=its_parts, frames=its_frames, root=root)
         return len(array) > 0 and self._append(new, key=key)
 
     def add_shards(self, folders: Sequence[Path | str], *, key: str | None = None) -> bool:
@@ -518,6 +538,63 @@ class Gallery:
             threshold=threshold,
             parts=parts,
             how=present.how(recall=recall, device=device, shortlist=shortlist),
+        )
+
+    def search_videos(
+        self,
+        query: ArrayLike,
+        *,
+        index: ArrayLike | None = None,
+        k: int = 20,
+        where: str | None = None,
+        not_camera: Sequence[int] = (),
+        top: float = 0.2,
+        how: str = "sum",
+        above: float | None = None,
+        shortlist: int | None = None,
+        exact: bool = False,
+        winners: int = 3,
+        fingerprint: Fingerprint | None = None,
+    ) -> VideoResult:
+        """The k tracks most like a video, of those with allowed items; see aggregate.py.
+
+        query: (n, D), or (D,) of a target of one segment: the vectors of its segments; in a gallery
+        with a matcher of frames, their self-attended codes as the encoder makes them, not brought
+        to length 1. index: (n, Dk), their index vectors, in such a gallery, and needed there.
+        Candidates are tracks (see tracks.py) of segments or of single items, and items without a
+        track by themselves. where, not_camera: as in `search`; a candidate has only its allowed
+        items, and is not there without any.
+        Each pair of a target's segment and a candidate's item has a similarity: cosine, inner
+        product or −distance; with a matcher of frames, the probability that both show one person.
+        how: "sum" or "mean" of the best pairs, which are the share `top`, in (0, 1], of the
+        candidate's n · k, rounded up; or "above", the sum of all similarities ≥ `above`, of
+        candidates that have one. In a Euclidean gallery sums grow more negative the longer a
+        candidate is: "mean" is of use.
+        shortlist: with a matcher of frames, how many segments are attended to: candidates are
+        ordered by the same score of the cosines of vectors, and the first of them, at least k, are
+        compared with all of their segments, until these are so many; 1,000 unless given. exact: all
+        candidates are. winners: how many of the pairs that count are told of each candidate.
+        fingerprint: of the query's extractor; checked when given.
+
+        Equal scores are ordered by the smallest item id of the candidates. Raises UsageError (k,
+        top, how, above, shortlist, winners, index), WhereError, DimensionMismatch,
+        NotFiniteError, ExtractorMismatch.
+        """
+        if fingerprint is not None:
+            self.check_fingerprint(fingerprint, of="the query")
+        present = self._generation
+        return search_videos(
+            present.searched,
+            present.tracks,
+            query,
+            index=index,
+            k=k,
+            where=where,
+            not_camera=not_camera,
+            aggregation=Aggregation(how=how, top=top, above=above),
+            shortlist=shortlist,
+            exact=exact,
+            winners=winners,
         )
 
     def nearest(

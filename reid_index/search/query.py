@@ -12,9 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UsageError
 from ..filters.allowed import Allowed, Filters
+from ..matcher import told
 from ..metric import Metric
 from ..store.deletions import Live
 from ..store.items import STANDARD
+from .coattention import Coattending
 from .knn import Neighbours, Rows, nearest
 from .matching import Matching, check_shortlist, refuse_parts
 from .oracle import best_first, score
@@ -32,7 +34,7 @@ class Searched:
 
     rows: all vectors that are stored, N rows. items: the N items. live: which of them are not
     deleted. filters: on them. roots: per block, the folder that `source` is relative to. matching:
-    their parts, where they are compared, too.
+    their parts, where they are compared, too; coattending: their frames, likewise.
     """
 
     rows: Rows
@@ -43,6 +45,7 @@ class Searched:
     dim: int
     generation: int
     matching: Matching | None = None
+    coattending: Coattending | None = None
 
     @property
     def metric(self) -> Metric:
@@ -199,6 +202,11 @@ def _asked(
 ) -> NDArray[np.float32] | None:
     """The parts of so many pictures, None where none are compared. Raises UsageError where there
     are none and should be, or the other way round, and what `Matching.asked` raises."""
+    if searched.coattending is not None:
+        raise UsageError(
+            f"this gallery compares segments of videos by {told(searched.coattending.matcher)}: "
+            "ask by Gallery.search_videos, or for the nearest by vectors alone (Gallery.nearest)"
+        )
     if searched.matching is None:
         refuse_parts(parts)
         return None
@@ -368,13 +376,7 @@ def _result(
     kept = len(found.rows)
     if threshold is not None and reranked is None and matched is None:
         kept = int(np.count_nonzero(_reaches(found.scores, threshold, searched.metric)))
-    matches = _matches(
-        searched,
-        found.rows[:kept],
-        found.scores[:kept],
-        reranked or [None] * kept,
-        matched or [None] * kept,
-    )
+    matches = matches_of(searched, found.rows[:kept], found.scores[:kept], reranked, matched)
     times["items"] = time.perf_counter() - start
     return Result(
         matches=matches,
@@ -486,13 +488,16 @@ def _best(
     )
 
 
-def _matches(
+def matches_of(
     searched: Searched,
     rows: NDArray[np.int64],
     scores: NDArray[np.float32],
-    reranked: Sequence[float | None],
-    matched: Sequence[float | None],
+    reranked: Sequence[float | None] | None = None,
+    matched: Sequence[float | None] | None = None,
 ) -> tuple[Match, ...]:
+    """What is known of some stored rows, ranked from 1 in that order. scores: similarities, or
+    distances in a Euclidean gallery."""
+    nothing: list[float | None] = [None] * len(rows)
     ends = np.cumsum([len(block.vectors) for block in searched.rows.blocks])
     blocks = np.searchsorted(ends, rows, side="right")
     records = searched.items.take(pa.array(rows)).to_pylist()
@@ -508,7 +513,15 @@ def _matches(
             matched_distance=by_parts,
         )
         for rank, (record, block, value, after, by_parts) in enumerate(
-            zip(records, blocks.tolist(), scores.tolist(), reranked, matched, strict=True), start=1
+            zip(
+                records,
+                blocks.tolist(),
+                scores.tolist(),
+                reranked or nothing,
+                matched or nothing,
+                strict=True,
+            ),
+            start=1,
         )
     )
 
