@@ -186,11 +186,13 @@ def find_source(
 
 
 def tell_left_out(source: "Source") -> None:
-    """Say what the source leaves out, and why."""
+    """Say what the source leaves out, and why, and what it has noted."""
     from .formats import printable
 
     for reason, count in source.left_out.items():
         click.echo(printable(f"{source.root}: left out {count:,}: {reason}"), err=True)
+    for note in source.notes:
+        click.echo(printable(note), err=True)
 
 
 def gallery_extractor(

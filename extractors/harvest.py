@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -59,15 +59,20 @@ class Pace:
 
 DEFAULT_PACE = Pace()
 
+_HELD = 192 * 2**20
+"""Bytes of decoded frames that may wait for the threads that make crops of them."""
+
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A picture after decoding: inputs[i] belongs to people[i]; errors of the others."""
+    """A picture after decoding: inputs[i] belongs to people[i]; errors of the others. fault: why
+    there is no image, also where nobody was to be in it."""
 
     picture: Picture
     people: list[Person]
     inputs: list[NDArray[Any]]
     errors: list[UnreadableImage]
+    fault: UnreadableImage | None = None
 
 
 def harvest(
@@ -110,7 +115,8 @@ def harvest(
         with closing(_extracted(rest, extractor, pace)) as extracted:
             for batch, embeddings in extracted:
                 for one in batch:
-                    for error in dict.fromkeys(one.errors):  # one broken picture, many people
+                    faults = [] if one.fault is None else [one.fault]
+                    for error in dict.fromkeys(faults + one.errors):  # one picture, many people
                         if strict:
                             raise error
                         on_skip(error)
@@ -181,17 +187,22 @@ def _step_back() -> None:
 def _in_order(
     decoders: ThreadPoolExecutor, pictures: Iterator[Picture], extractor: Extractor, *, ahead: int
 ) -> Iterator[_Prepared]:
-    """Decoded pictures in the source's order, decoded ahead until `ahead` people wait."""
-    waiting: deque[tuple[int, Future[_Prepared]]] = deque()
-    people = 0
+    """Decoded pictures in the source's order, decoded ahead until `ahead` people wait, or pictures
+    of _HELD bytes."""
+    waiting: deque[tuple[int, int, Future[_Prepared]]] = deque()
+    people = held = 0
     for picture in pictures:
-        waiting.append((len(picture.people), decoders.submit(_prepare, picture, extractor)))
-        people += len(picture.people)
-        while waiting and people >= ahead:
-            count, future = waiting.popleft()
+        count, size = max(1, len(picture.people)), picture.held
+        waiting.append((count, size, decoders.submit(_prepare, picture, extractor)))
+        del picture  # or its image would be kept until the next is there
+        people += count
+        held += size
+        while waiting and (people >= ahead or held >= _HELD):
+            count, size, future = waiting.popleft()
             people -= count
+            held -= size
             yield future.result()
-    for _, future in waiting:
+    for _, _, future in waiting:
         yield future.result()
 
 
@@ -199,16 +210,17 @@ def _prepare(picture: Picture, extractor: Extractor) -> _Prepared:
     people: list[Person] = []
     inputs: list[NDArray[Any]] = []
     errors: list[UnreadableImage] = []
+    make, picture = picture.image, replace(picture, image=None)  # a decoded frame is large
     try:
         _check_name(picture)
-        image = read_image(picture.path, root=picture.root)
+        image = read_image(picture.path, root=picture.root) if make is None else make()
     except UnreadableImage as error:
-        return _Prepared(picture, people, inputs, [error] * len(picture.people))
+        return _Prepared(picture, people, inputs, [error] * len(picture.people), error)
     for person in picture.people:
         try:
             crop = image if person.box is None else crop_box(image, person.box)
         except UnreadableImage as error:
-            errors.append(UnreadableImage(f"{picture.path}: {error}"))
+            errors.append(UnreadableImage(f"{picture.name}: {error}"))
         else:
             people.append(person)
             inputs.append(extractor.prepare(crop))

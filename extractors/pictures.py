@@ -22,6 +22,7 @@ from reid_index.reading import PARQUET_ERRORS, ParquetTable
 from reid_index.store.items import BOX, STANDARD, conform
 
 from .boxes import boxes_by_source, read_boxes
+from .extractor import Crop
 from .images import SUFFIXES
 
 _MARKET = re.compile(
@@ -57,12 +58,24 @@ class Picture:
 
     root: what its file may not be outside of, whatever `..` or link leads there; whoever opens the
     picture has that checked (`read_image`).
+
+    Of a video's frame, path and source are the video's. frame: its number from 0. image: makes its
+    pixels, uint8 (height, width, 3) RGB, or raises UnreadableImage; None: they are in the file.
+    held: bytes that this picture keeps until its image is made and done with.
     """
 
     path: Path
     source: str
     people: tuple[Person, ...] = (Person(),)
     root: Path = field(kw_only=True)
+    frame: int | None = None
+    image: Callable[[], Crop] | None = None
+    held: int = 0
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.path) if self.frame is None else f"{self.path}, frame {self.frame}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Source:
 
     root: the folder that `source` is relative to. count: of people. columns: name → type of the
     item columns that people may have beyond the standard ones. left_out: why → how many files.
-    pictures: begins a walk, the same order each time.
+    pictures: begins a walk, the same order each time. notes: what else is to be told.
     """
 
     root: Path
@@ -79,6 +92,7 @@ class Source:
     columns: Mapping[str, pa.DataType]
     left_out: Mapping[str, int]
     pictures: Callable[[], Iterator[Picture]]
+    notes: tuple[str, ...] = ()
 
 
 def find_pictures(
