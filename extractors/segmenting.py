@@ -57,13 +57,13 @@ class Cut:
 @dataclass(frozen=True)
 class Segmented:
     """What was made. parts: shard folders in order; rows: segments in them; tracks: of these, a
-    frame without a track counted as one; frames: that they are of, each once. single: tracks of one
-    frame, and sorted: tracks whose frames did not come in order; neither counts frames without a
-    track."""
+    frame without a track counted as one, and untracked: of these; frames: that they are of, each
+    once. single: tracks of one frame. sorted: tracks whose frames did not come in order."""
 
     parts: tuple[Path, ...]
     rows: int
     tracks: int
+    untracked: int
     frames: int
     single: int
     sorted: int
@@ -123,6 +123,7 @@ def write_segments(
         tuple(writer.parts),
         rows=len(spans),
         tracks=len(lengths),
+        untracked=int((~keys.named).sum()),
         frames=len(order),
         single=int(((lengths == 1) & keys.named).sum()),
         sorted=_unsorted(order, keys.codes),
