@@ -42,12 +42,15 @@ def source_options(function: Function) -> Function:
         [
             click.option(
                 "--layout",
-                type=click.Choice(["auto", "folder", "market"]),
+                type=click.Choice(["auto", "folder", "market", "mars", "tracklets"]),
                 default="auto",
                 show_default=True,
-                help="Whether names tell person and camera, as in 0002_c1s1_000451_03.jpg.",
+                help="What names tell: market 0002_c1s1_000451_03.jpg, mars 0001C1T0001F001.jpg; "
+                "tracklets: each folder is a track.",
             ),
-            click.option("--keep-junk", is_flag=True, help="Keep Market-style crops of person -1."),
+            click.option(
+                "--keep-junk", is_flag=True, help="Keep crops of person -1 (market, mars)."
+            ),
             click.option(
                 "--boxes",
                 type=PATH,

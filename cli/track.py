@@ -85,7 +85,7 @@ def track_videos(paths: Sequence[Path], *, out: Path, **options: Any) -> None:
 
         done = write_tracks(paths, out=out, tell=tell, progress=bar.update, **options)
     click.echo(
-        f"{out}: {counted(done.tracks, 'track')} in {counted(done.boxes, 'frame')} of "
-        f"{counted(done.videos, 'video')}",
+        f"{out}: {counted(done.tracks, 'track')} in {counted(done.videos, 'video')}, "
+        f"{done.boxes:,} boxes",
         err=True,
     )

@@ -229,13 +229,12 @@ def _opened(
         container = av.open(str(file), options=_OPTIONS, metadata_errors="replace")
     except UnreadableImage as error:
         raise UnreadableVideo(str(error)) from None
-    except av.error.InvalidDataError:
+    except OSError as error:
+        raise UnreadableVideo(f"{path}: cannot be opened: {error.strerror}") from None
+    except (av.FFmpegError, ValueError):  # of a NUL in the name, too
         raise UnreadableVideo(
             f"{path}: not a video that can be read, or cut off before its index"
         ) from None
-    except (OSError, av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UnreadableVideo(f"{path}: cannot be opened: {reason}") from None
     with container:
         yield container, _video_stream(container, path)
 
@@ -297,14 +296,16 @@ def _claimed_seconds(container: "InputContainer", stream: "VideoStream") -> floa
     """How long the stream is by its own header, else by the container's."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
+    # Others count from 0, wherever the stream begins.
+    begin = float((stream.start_time or 0) * (stream.time_base or 0))
     tag = stream.metadata.get("DURATION", "")  # Matroska's: 00:00:10.000000000
     with suppress(ValueError):
         hours, minutes, seconds = (float(part) for part in tag.split(":"))
-        return 3600 * hours + 60 * minutes + seconds
+        return 3600 * hours + 60 * minutes + seconds - begin
     # Of several streams another one may be longer.
     if container.duration is None or len(container.streams) > 1:
         return None
-    return container.duration / 1_000_000
+    return container.duration / 1_000_000 - begin
 
 
 def _made(metadata: dict[str, str]) -> datetime | None:
