@@ -188,7 +188,13 @@ def _open(question: Question) -> tuple[Side, Side]:
 
 
 def _refuse_parts(question: Question, gallery: Side) -> None:
-    """Raise UsageError where parts are to be compared and something goes by vectors alone."""
+    """Raise UsageError where parts are to be compared and something goes by vectors alone, and
+    where frames are."""
+    if gallery.matcher is not None and gallery.matcher.of_frames:
+        raise UsageError(
+            f"{gallery.path} is compared by {told(gallery.matcher)}, segment by segment, which is "
+            "not evaluated yet: add --global-only"
+        )
     by_vectors = {
         "--rerank": question.rerank is not None,
         "--with": bool(question.others),

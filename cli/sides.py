@@ -76,7 +76,7 @@ class Side:
             items=self.items.take(pa.array(rows)),
             roots=self.roots[rows],
             gallery=None,
-            parts=() if self.matcher is None else [self.parts_of(rows)],
+            parts=[] if self.matcher is None or self.matcher.of_frames else [self.parts_of(rows)],
         )
 
 
@@ -138,7 +138,9 @@ def shard_side(path: Path) -> Side:
         metric=shard.header.metric,
         fingerprint=shard.header.fingerprint,
         matcher=shard.header.matcher,
-        parts=() if shard.header.matcher is None else [shard.arrays["parts"]],
+        parts=[shard.arrays["parts"]]
+        if shard.header.matcher is not None and not shard.header.matcher.of_frames
+        else [],
     )
 
 

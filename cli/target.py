@@ -54,12 +54,16 @@ def item_target(gallery: Gallery, item: int, *, other_root: Path | None) -> Targ
     )
     return Target(
         vectors=gallery.vectors([row]),
-        parts=None if gallery.matcher is None else gallery.parts([row]),
+        parts=gallery.parts([row]) if _has_parts(gallery) else None,
         images=[] if image is None else [image],
         person=record["person"],
         camera=record["camera"],
         label=f"item {item}",
     )
+
+
+def _has_parts(gallery: Gallery) -> bool:
+    return gallery.matcher is not None and not gallery.matcher.of_frames
 
 
 def file_target(
@@ -100,7 +104,7 @@ def file_target(
     vectors, parts = _embed(extractor, crops)
     return Target(
         vectors=vectors,
-        parts=None if gallery.matcher is None else parts,
+        parts=parts if _has_parts(gallery) else None,
         images=[Image.fromarray(crop) for crop in crops],
         person=person,
         camera=camera,

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from .reranking.rerank import Reranking, rerank_distances, rerank_joint
     from .search.knn import Neighbours
     from .search.result import Match, Result
+    from .search.video_result import Candidate, VideoResult, Winner
+    from .store.frames import SegmentFrames
     from .store.shard import Shard, open_shard, write_shard
     from .store.vectors import ArrayStream
     from .upkeep.verify import repair_gallery, verify_gallery
 
 __all__ = [
     "ArrayStream",
+    "Candidate",
     "Fingerprint",
     "Gallery",
     "Match",
@@ -33,7 +36,10 @@ __all__ = [
     "Reranking",
     "Result",
     "SamePairs",
+    "SegmentFrames",
     "Shard",
+    "VideoResult",
+    "Winner",
     "evaluate_distances",
     "group_people",
     "open_shard",
@@ -47,6 +53,7 @@ __all__ = [
 
 _HOME = {
     "ArrayStream": "store.vectors",
+    "Candidate": "search.video_result",
     "Fingerprint": "fingerprint",
     "Gallery": "gallery",
     "Match": "search.result",
@@ -57,7 +64,10 @@ _HOME = {
     "Reranking": "reranking.rerank",
     "Result": "search.result",
     "SamePairs": "evaluation.decide",
+    "SegmentFrames": "store.frames",
     "Shard": "store.shard",
+    "VideoResult": "search.video_result",
+    "Winner": "search.video_result",
     "evaluate_distances": "evaluation.evaluate",
     "group_people": "evaluation.decide",
     "open_shard": "store.shard",

@@ -29,6 +29,7 @@ from .store.append import (
     check_fingerprint,
     check_same_extractor,
     check_shard,
+    checked_frames,
     checked_parts,
     checked_vectors,
     has_added,
@@ -36,6 +37,7 @@ from .store.append import (
     of_shards,
 )
 from .store.attached import attach, check_kind, detach
+from .store.frames import SegmentFrames
 from .store.items import item_table
 from .store.manifest import AttachedEntry, Manifest, Past
 from .store.retire import retire
@@ -92,8 +94,8 @@ class Gallery:
         your own, `Fingerprint(name="external:NAME", version="1")`. metric: "cosine",
         "inner_product" or "euclidean". dtype: "float32", or "float16" for half the size and
         similarities good to about 1e-3. recipe: JSON that whoever queries can make the extractor
-        from; kept, never interpreted. matcher: how items' parts are compared beside their vectors
-        (see matcher.py); all that is added then has parts.
+        from; kept, never interpreted. matcher: how items' parts or frames are compared beside
+        their vectors (see matcher.py); all that is added then has them.
 
         Raises GalleryExists where path holds anything else, UsageError, GalleryLocked.
         """
@@ -177,7 +179,8 @@ class Gallery:
 
     @property
     def matcher(self) -> Matcher | None:
-        """How its items' parts are compared; None where items are by their vectors alone."""
+        """How its items' parts or frames are compared; None where items are by their vectors
+        alone."""
         return self.manifest.matcher
 
     @property
@@ -194,8 +197,13 @@ class Gallery:
     @property
     def part_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
         """The parts of all rows as `blocks` has their vectors, (n, P, Dp) each; None without a
-        matcher."""
+        matcher of parts."""
         return self._generation.part_blocks
+
+    @property
+    def frame_blocks(self) -> tuple[SegmentFrames, ...] | None:
+        """The frames of all rows as `blocks` has their vectors; None without a matcher of them."""
+        return self._generation.frame_blocks
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -212,8 +220,13 @@ class Gallery:
 
     def parts(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Copies of the parts of those rows: float32 (n, P, Dp). Raises IndexError, UsageError in a
-        gallery without a matcher."""
+        gallery without a matcher of parts."""
         return self._generation.parts(rows)
+
+    def frames(self, rows: Sequence[int]) -> SegmentFrames:
+        """Copies of the frames of those rows, as float32. Raises IndexError, UsageError in a
+        gallery without a matcher of frames."""
+        return self._generation.frames(rows)
 
     def root_of(self, row: int) -> str:
         """The folder that the row's `source` is relative to, "" where no pictures exist."""
@@ -236,6 +249,7 @@ class Gallery:
         items: pa.Table | Sequence[Mapping[str, Any]] | None = None,
         *,
         parts: ArrayLike | None = None,
+        frames: SegmentFrames | None = None,
         root: str = "",
         key: str | None = None,
     ) -> bool:
@@ -244,17 +258,20 @@ class Gallery:
         vectors: (n, D) floats of the gallery's extractor, any memory order; never changed.
         items: n rows of item columns (see items.STANDARD; further columns are kept), as a table
         or as mappings. Item ids are given here unless they come along.
-        parts: (n, P, Dp) floats of the same extractor, where the gallery has a matcher.
+        parts: (n, P, Dp) floats of the same extractor, where the gallery has a matcher of parts;
+        frames: of the n segments, where it has one of frames.
         root: the folder that `source` is relative to. key: see `add_shards`; whether the rows were
         added is returned.
 
         Raises DimensionMismatch, NotFiniteError, BadItems, BadShard (parts of another shape than
-        the gallery's), UsageError, GalleryLocked; the gallery is then as it was.
+        the gallery's, offsets that are none), UsageError, GalleryLocked; the gallery is then as it
+        was.
         """
         array = checked_vectors(vectors, dim=self.dim)
         its_parts = checked_parts(parts, self.manifest, rows=len(array))
         table = item_table(items, rows=len(array))
-        new = of_rows(array, table, parts=its_parts, root=root)
+        its_frames = checked_frames(frames, self.manifest, rows=len(array))
+        new = of_rows(array, table, parts=its_parts, frames=its_frames, root=root)
         return len(array) > 0 and self._append(new, key=key)
 
     def add_shards(self, folders: Sequence[Path | str], *, key: str | None = None) -> bool:

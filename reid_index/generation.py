@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from .errors import CorruptGallery, UsageError
 from .filters.allowed import Filters
 from .filters.columns import Columns
-from .matcher import told
+from .matcher import Matcher, told
 from .metric import Metric
+from .search.coattention import Coattending
 from .search.device_kept import Devices, KeptRows, named_devices
 from .search.exact import Block
 from .search.knn import Rows
@@ -24,6 +25,7 @@ from .store.append import shard_at
 from .store.attached import attached_folder
 from .store.commit import Opened
 from .store.deletions import Live, read_live
+from .store.frames import SegmentFrames
 from .store.items import STANDARD, stack
 from .store.lease import Lease
 from .store.manifest import Manifest, ShardEntry
@@ -115,12 +117,22 @@ class Generation:
     @cached_property
     def part_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
         """The parts of the rows as `blocks` has their vectors, (n, P, Dp) each; None without a
-        matcher."""
+        matcher of parts."""
         if self.matching is None:
             return None
         return tuple(
             parts if deleted is None else parts[~deleted]
             for parts, deleted in zip(self.matching.blocks, self.live.deleted, strict=True)
+        )
+
+    @cached_property
+    def frame_blocks(self) -> tuple[SegmentFrames, ...] | None:
+        """The frames of the rows as `blocks` has their vectors; None without a matcher of them."""
+        if self.coattending is None:
+            return None
+        return tuple(
+            frames if deleted is None else frames.take(np.flatnonzero(~deleted))
+            for frames, deleted in zip(self.coattending.blocks, self.live.deleted, strict=True)
         )
 
     def vectors(self, rows: Sequence[int]) -> NDArray[np.float32]:
@@ -133,12 +145,24 @@ class Generation:
 
     def parts(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """Copies of the parts of those rows: float32 (n, P, Dp). Raises IndexError, UsageError
-        without a matcher."""
+        without a matcher of parts."""
         if self.matching is None:
-            raise UsageError(f"{self.path} compares items by their vectors alone: it has no parts")
+            matcher = self.manifest.matcher
+            by = "their vectors alone" if matcher is None else told(matcher)
+            raise UsageError(f"{self.path} compares items by {by}: it has no parts")
         for row in rows:
             self._stored(row)
         return self.matching.take(self.live.stored_of(np.asarray(rows, np.int64)))
+
+    def frames(self, rows: Sequence[int]) -> SegmentFrames:
+        """Copies of the frames of those rows, as float32. Raises IndexError, UsageError without a
+        matcher of frames."""
+        if self.coattending is None:
+            by = told(self.manifest.matcher)
+            raise UsageError(f"{self.path} compares items by {by}: it has no frames")
+        for row in rows:
+            self._stored(row)
+        return self.coattending.take(self.live.stored_of(np.asarray(rows, np.int64)))
 
     def root_of(self, row: int) -> str:
         """The folder that the row's `source` is relative to. Raises IndexError."""
@@ -175,22 +199,36 @@ class Generation:
             dim=self.manifest.dim,
             generation=self.manifest.generation,
             matching=self.matching,
+            coattending=self.coattending,
         )
 
     @cached_property
     def matching(self) -> Matching | None:
-        """The parts of the stored rows, mapped, and how they are compared; None without a matcher.
-        Raises CorruptGallery."""
+        """The parts of the stored rows, mapped, and how they are compared; None without a matcher
+        of parts. Raises CorruptGallery."""
         matcher = self.manifest.matcher
-        if matcher is None:
+        if matcher is None or matcher.of_frames:
             return None
+        self._check_matcher(matcher)
+        return Matching(matcher, [np.asarray(shard.arrays["parts"]) for shard in self.shards])
+
+    @cached_property
+    def coattending(self) -> Coattending | None:
+        """The frames of the stored rows, mapped, and how they are compared; None without a matcher
+        of frames. Raises CorruptGallery."""
+        matcher = self.manifest.matcher
+        if matcher is None or not matcher.of_frames:
+            return None
+        self._check_matcher(matcher)
+        return Coattending(matcher, [SegmentFrames.of(shard.arrays) for shard in self.shards])
+
+    def _check_matcher(self, matcher: Matcher) -> None:
         for shard in self.shards:
             if shard.header.matcher != matcher:
                 raise CorruptGallery(
                     f"{shard.folder}: its items are compared by {told(shard.header.matcher)}, the "
                     f"manifest says by {told(matcher)}: restore it from a copy"
                 )
-        return Matching(matcher, [np.asarray(shard.arrays["parts"]) for shard in self.shards])
 
     def how(self, *, recall: float | None, device: str, shortlist: int | None = None) -> How:
         """How to search these rows: see `Gallery.search` for the arguments and what is raised."""

@@ -1,6 +1,7 @@
-"""How two items are compared beyond their vectors: by their parts, on a shortlist of the nearest.
+"""How two items are compared beyond their vectors: by their parts, on a shortlist of the nearest,
+or by their frames, as the target's segment attends to them.
 
-A matcher belongs to the extractor that made the parts; shards and galleries carry it.
+A matcher belongs to the extractor that made the parts or frames; shards and galleries carry it.
 """
 
 from dataclasses import dataclass
@@ -10,38 +11,71 @@ from .errors import FormatTooNew, UsageError
 from .reading import number, shown, text
 
 ALIGNED = "aligned"
-NAMES = (ALIGNED,)
+COATTENTION = "coattention"
+
+FIELDS = {ALIGNED: ("weight",), COATTENTION: ("head", "bias")}
+"""Name → the fields that a matcher of that name has beside it."""
+
+NAMES = tuple(FIELDS)
 
 HEAVIEST = 1000.0
 """The largest weight of parts beside vectors."""
 
+WIDEST = 65_536
+"""The most numbers of a head."""
+
+LARGEST = 1e9
+"""The largest number of a head, and the largest bias, by size."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matcher:
-    """Says how pairs are scored from `global` and `parts`; lower is better.
+    """Says how pairs are scored beyond their vectors. Galleries with one are cosine ones.
 
-    name: "aligned", the only one: D_global + weight · D_local, where D_global is the Euclidean
-        distance of the vectors, √(2 − 2·cosine), and D_local the shortest path through the
-        distances of stripes (see aligned.py). Parts are stripes in order, top to bottom; galleries
-        are cosine ones.
-    weight: of D_local, more than 0, at most HEAVIEST.
+    name: "aligned" or "coattention".
 
-    Raises UsageError for another name or weight.
+    aligned: by `global` and `parts`, stripes in order, top to bottom; D_global + weight · D_local,
+        lower is better, where D_global is the Euclidean distance of the vectors, √(2 − 2·cosine),
+        and D_local the shortest path through the distances of stripes (see aligned.py).
+        weight: of D_local, more than 0, at most HEAVIEST.
+    coattention: segments by their frames (see coattention.py): the probability that both show one
+        person, sigmoid(bias + Σ_d head_d · (e_p − e_g)_d²), higher is better. head: a number for
+        each dimension of the codes, at most WIDEST; each, and bias, at most LARGEST by size.
+
+    Raises UsageError for another name, other numbers, and fields of another matcher.
     """
 
     name: str
     weight: float = 1.0
+    head: tuple[float, ...] = ()
+    bias: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise UsageError(f"there is no matcher {self.name!r}; there is {', '.join(NAMES)}")
         try:
-            _weight(self.weight)
+            if self.of_frames:
+                object.__setattr__(self, "head", _head(self.head))
+                object.__setattr__(self, "bias", _bias(self.bias))
+            else:
+                _weight(self.weight)
         except ValueError as error:
             raise UsageError(f"the matcher's {error}") from None
+        is_other = self.weight != 1 if self.of_frames else len(self.head) > 0 or self.bias != 0
+        if is_other:
+            raise UsageError(
+                f"the matcher {self.name} has {', '.join(FIELDS[self.name])}: leave the rest out"
+            )
+
+    @property
+    def of_frames(self) -> bool:
+        """Whether it compares frames, not parts."""
+        return self.name == COATTENTION
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object with every field."""
+        """A JSON object with every field of a matcher of that name."""
+        if self.of_frames:
+            return {"name": self.name, "head": list(self.head), "bias": self.bias}
         return {"name": self.name, "weight": self.weight}
 
     @classmethod
@@ -49,20 +83,28 @@ class Matcher:
         """The inverse of `to_json`. Raises ValueError for anything that is not a matcher,
         FormatTooNew for one of another name or with unknown fields: what they say decides the
         answers."""
-        if not isinstance(data, dict) or not {"name", "weight"} <= data.keys():
-            raise ValueError(f"the matcher is {shown(data)}, not an object with name and weight")
+        if not isinstance(data, dict) or "name" not in data:
+            raise ValueError(f"the matcher is {shown(data)}, not an object with a name")
         name = text(data["name"], name="the matcher's name")
         if name not in NAMES:
             raise FormatTooNew(
                 f"its items are compared by the matcher {shown(name)}, which this reid-index does "
                 "not know; upgrade reid-index, or restore the file if that is no matcher"
             )
-        unknown = data.keys() - {"name", "weight"}
+        fields = FIELDS[name]
+        missing = [field for field in fields if field not in data]
+        if missing:
+            raise ValueError(f"the matcher {name} has no {', '.join(missing)}")
+        unknown = data.keys() - {"name", *fields}
         if unknown:
             raise FormatTooNew(
                 "the matcher has fields that this reid-index does not know "
                 f"({', '.join(map(shown, sorted(unknown)))}); upgrade reid-index"
             )
+        if name == COATTENTION:
+            if not isinstance(data["head"], list):
+                raise ValueError(f"the matcher's head is {shown(data['head'])}, not a list")
+            return cls(name=name, head=_head(data["head"]), bias=_bias(data["bias"]))
         return cls(name=name, weight=_weight(data["weight"]))
 
 
@@ -73,8 +115,20 @@ def _weight(value: Any) -> float:
     return weight
 
 
+def _head(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= WIDEST:
+        raise ValueError(f"head is {shown(value)}, not 1 to {WIDEST} numbers")
+    return tuple(number(one, name="head", least=-LARGEST, most=LARGEST) for one in value)
+
+
+def _bias(value: Any) -> float:
+    return number(value, name="bias", least=-LARGEST, most=LARGEST)
+
+
 def told(matcher: Matcher | None) -> str:
     """A matcher in a few words."""
     if matcher is None:
         return "vectors alone"
+    if matcher.of_frames:
+        return f"{matcher.name} over frames, {len(matcher.head)} dimensions"
     return f"{matcher.name} parts, weight {matcher.weight:g}"

@@ -28,7 +28,8 @@ class Golden:
     shards: how many rows were added at a time. compacted: the numbers of those deleted and then
     compacted away; deleted: since. k1, k2: of its graph, if it has one; fresh: whether that was
     made from just the present rows. index: its kind, if it has one; late: the first number of those
-    that it knows nothing of. weight: of its matcher, if it has one; its rows then have parts.
+    that it knows nothing of. weight: of its matcher, if it has one of parts; its rows then have
+    some. bias: of its matcher, if it has one of frames; its rows then are segments.
     """
 
     folder: str
@@ -45,6 +46,7 @@ class Golden:
     index: str | None = None
     late: int = 0
     weight: float | None = None
+    bias: float | None = None
 
     @property
     def path(self) -> Path:
@@ -140,6 +142,17 @@ GOLDENS = (
         deleted=(26,),
         weight=0.5,
     ),
+    Golden(
+        folder="format_v1_5",
+        format=(1, 5),
+        generation=8,
+        metric="cosine",
+        dtype="float16",
+        shards=(14, 10, 5),
+        compacted=(3, 9),
+        deleted=(26,),
+        bias=1.5,
+    ),
 )
 
 
@@ -154,6 +167,34 @@ def parts(number: int) -> list[list[int]]:
     """Three stripes of two whole numbers each, of which some are zeros."""
     person = [_bytes(f"stripe {stripe} of {number % PEOPLE}") for stripe in range(3)]
     return [[four[0], four[1] + number % 7] if four[2] > -64 else [0, 0] for four in person]
+
+
+HEAD = (-0.0001, -0.0002, 0.0, -0.0004)
+"""Of the matcher of frames."""
+
+
+def frames(number: int) -> tuple[list[int], list[list[int]], list[list[int]]]:
+    """A segment's index vector of three numbers, and the keys, of three, and values, of four, of
+    its one to five frames. All are whole, and small enough for half precision."""
+    count = number % 5 + 1
+    index = [one // 64 for one in _bytes(f"index of {number % PEOPLE}")[:3]]
+    keys = [_bytes(f"key {frame} of {number}")[:3] for frame in range(count)]
+    values = [_bytes(f"value {frame} of {number % PEOPLE}") for frame in range(count)]
+    return index, [[one // 32 for one in key] for key in keys], values
+
+
+def item_of_segment(number: int) -> dict[str, Any]:
+    """What is known of a segment: `item`, its track, its frames."""
+    count = len(frames(number)[1])
+    return item(number) | {
+        "video": f"{number // 6}.mp4",
+        "track": f"{number // 3}",
+        "frame_first": number * 4,
+        "frame_last": number * 4 + count - 1,
+        "start_s": number * 0.5,
+        "end_s": number * 0.5 + count / 8,
+        "frames": [f"{number * 4 + frame}@{number * 0.5 + frame / 8}" for frame in range(count)],
+    }
 
 
 def _bytes(name: str) -> list[int]:

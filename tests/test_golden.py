@@ -4,7 +4,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,21 @@ import numpy as np
 import pytest
 from conftest import contents, ids
 from dense_reranking import dense_reranking
-from golden_world import DATA, GOLDENS, LABELLED, RATE, ROOT, Golden, item, parts, stored, vector
+from golden_world import (
+    DATA,
+    GOLDENS,
+    HEAD,
+    LABELLED,
+    RATE,
+    ROOT,
+    Golden,
+    frames,
+    item,
+    item_of_segment,
+    parts,
+    stored,
+    vector,
+)
 from numpy.typing import NDArray
 from test_aligned import local
 
@@ -23,6 +37,7 @@ from reid_index import (
     Matcher,
     Metric,
     Reranking,
+    SegmentFrames,
     Shard,
     open_shard,
     verify_gallery,
@@ -127,7 +142,10 @@ def test_no_byte_has_changed() -> None:
 @folders
 def test_it_is_whole_and_reading_it_writes_nothing(copy: Gallery, folder: str) -> None:
     assert verify_gallery(copy) == []
-    copy.search([1, 2, 3, 4], where="camera = 2", parts=asked_parts(copy, 5000))
+    if has_frames(copy):
+        copy.nearest([[1, 2, 3, 4]], where="camera = 2")
+    else:
+        copy.search([1, 2, 3, 4], where="camera = 2", parts=asked_parts(copy, 5000))
     assert contents(copy.path) == contents(DATA / folder)
 
 
@@ -202,7 +220,8 @@ def test_its_properties(golden: Golden) -> None:
 def test_its_items_and_vectors(golden: Golden) -> None:
     gallery = Gallery.open(golden.path)
     rows = range(len(golden.numbers))
-    expected = [{"item": number} | item(number) for number in golden.numbers]
+    of = item if golden.bias is None else item_of_segment
+    expected = [{"item": number} | of(number) for number in golden.numbers]
     for entry in expected:
         if entry["attr.hat"] is None:
             del entry["attr.hat"]
@@ -214,7 +233,22 @@ def test_its_items_and_vectors(golden: Golden) -> None:
 
 def asked_parts(gallery: Gallery, number: int) -> list[list[int]] | None:
     """Of a query, where the gallery compares parts."""
-    return None if gallery.matcher is None else parts(number)
+    return None if gallery.matcher is None or has_frames(gallery) else parts(number)
+
+
+def has_frames(gallery: Gallery) -> bool:
+    return gallery.matcher is not None and gallery.matcher.of_frames
+
+
+def frames_of(numbers: Sequence[int]) -> SegmentFrames:
+    """Of some rows, in single precision."""
+    made = [frames(number) for number in numbers]
+    return SegmentFrames(
+        index=np.array([index for index, _, _ in made], np.float32),
+        key=np.array([key for _, keys, _ in made for key in keys], np.float32),
+        value=np.array([value for _, _, values in made for value in values], np.float32),
+        offset=np.cumsum([0, *(len(keys) for _, keys, _ in made)]),
+    )
 
 
 def queries(count: int) -> NDArray[np.float32]:
@@ -255,8 +289,8 @@ def ranking(golden: Golden, query: NDArray[np.float32]) -> list[int]:
 def test_its_answers(
     golden: Golden, where: str | None, passes: Callable[[dict[str, Any]], bool]
 ) -> None:
-    if golden.weight is not None:
-        return  # see test_its_matched_answers
+    if golden.weight is not None or golden.bias is not None:
+        return  # see test_its_matched_answers, test_its_answers_to_a_video
     gallery = Gallery.open(golden.path)
     deleted = np.array([vector(700), vector(1015)], np.float32)  # where anything is
     for query in (*queries(3), *deleted):
@@ -382,6 +416,18 @@ def test_its_calibration(golden: Golden) -> None:
     assert calibration.true_match_rate(RATE) == pytest.approx(share)
 
 
+WITH_MATCHER = [
+    Event(what="create"),
+    Event(what="add", rows=14),
+    Event(what="add", rows=10),
+    Event(what="attach", kind="calibration"),
+    Event(what="delete", rows=2),
+    Event(what="compact", rows=2),
+    Event(what="attach", kind="calibration"),
+    Event(what="add", rows=5),
+    Event(what="delete", rows=1),
+]
+
 EVENTS = {
     (1, 3): [
         Event(what="create"),
@@ -397,17 +443,8 @@ EVENTS = {
         Event(what="delete", rows=2),
         Event(what="attach", kind="graph"),
     ],
-    (1, 4): [
-        Event(what="create"),
-        Event(what="add", rows=14),
-        Event(what="add", rows=10),
-        Event(what="attach", kind="calibration"),
-        Event(what="delete", rows=2),
-        Event(what="compact", rows=2),
-        Event(what="attach", kind="calibration"),
-        Event(what="add", rows=5),
-        Event(what="delete", rows=1),
-    ],
+    (1, 4): WITH_MATCHER,
+    (1, 5): WITH_MATCHER,
 }
 
 
@@ -415,12 +452,27 @@ EVENTS = {
 def test_its_parts(golden: Golden) -> None:
     gallery = Gallery.open(golden.path)
     if golden.weight is None:
-        assert gallery.matcher is None
+        assert gallery.matcher is None or golden.bias is not None
         return
     assert gallery.matcher == Matcher(name="aligned", weight=golden.weight)
     blocks = [shard.arrays["parts"] for shard in open_shards(golden)]
     kept = [number for number in range(golden.added) if number not in golden.compacted]
     assert np.concatenate(blocks).tolist() == [parts(number) for number in kept]
+
+
+@goldens
+def test_its_frames(golden: Golden) -> None:
+    gallery = Gallery.open(golden.path)
+    if golden.bias is None:
+        assert gallery.frame_blocks is None
+        return
+    assert gallery.matcher == Matcher(name="coattention", head=HEAD, bias=golden.bias)
+    found, expected = gallery.frames(range(len(gallery))), frames_of(golden.numbers)
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+    kept = [number for number in range(golden.added) if number not in golden.compacted]
+    blocks = [shard.arrays["frame_key"] for shard in open_shards(golden)]
+    np.testing.assert_array_equal(np.concatenate(blocks), frames_of(kept).key)
 
 
 def open_shards(golden: Golden) -> list[Shard]:
@@ -442,6 +494,11 @@ def test_its_history(golden: Golden) -> None:
 
 def answered(gallery: Gallery) -> list[list[tuple[int, float]]]:
     """What some queries find in all of it: items and scores."""
+    if has_frames(gallery):
+        return [
+            list(zip(np.array(ids(gallery))[one.rows].tolist(), one.scores.tolist(), strict=True))
+            for one in gallery.nearest(queries(4), k=len(gallery) or 1)
+        ]
     asked = None if gallery.matcher is None else [parts(5000 + number) for number in range(4)]
     found = gallery.search_many(queries(4), k=len(gallery) or 1, parts=asked)
     return [
@@ -457,13 +514,17 @@ def answered(gallery: Gallery) -> list[list[tuple[int, float]]]:
 def test_rows_can_be_added_to_it(copy: Gallery, folder: str) -> None:
     before, given = contents(copy.path), copy.manifest.next_item
     wanted = answered(copy)
-    its_parts = None if copy.matcher is None else [parts(7000)]
-    copy.add([vector(7000)], [{"camera": 7, "age": 5}], parts=its_parts)
+    asked = asked_parts(copy, 7000)
+    copy.add(
+        [vector(7000)],
+        [{"camera": 7, "age": 5}],
+        parts=None if asked is None else [asked],
+        frames=frames_of([7000]) if has_frames(copy) else None,
+    )
     again = Gallery.open(copy.path)
     assert verify_gallery(again) == []
     assert ids(again)[-1] == given
-    asked = asked_parts(again, 7000)
-    assert again.search(vector(7000), k=1, parts=asked).matches[0].item == given
+    assert again.nearest([vector(7000)], k=1)[0].rows.tolist() == [len(again) - 1]
     assert [[pair for pair in answer if pair[0] != given] for answer in answered(again)] == wanted
     after = contents(copy.path)
     assert json.loads(after["CURRENT"])["format"] == list(FORMAT)

@@ -210,7 +210,7 @@ def test_other_files_are_not_shards(tmp_path: Path) -> None:
 def test_arrays_and_fields_of_a_newer_minor_format_are_left(tmp_path: Path) -> None:
     shard = write(tmp_path / "s", np.ones((2, 2)))
     with h5py.File(shard.folder / "vectors.h5", "a") as file:
-        file["frame_key"] = np.ones((5, 3), np.float32)
+        file["of_the_future"] = np.ones((5, 3), np.float32)
     edit_header(shard, format=[1, 9], invented=True)
     assert list(open_shard(shard.folder).arrays) == ["global"]
     edit_header(shard, requires=["deletions"])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..store.frames import mask_of_frames
 from ..store.items import BOX
 from ..store.shard import Shard
 from ..threads import over_ranges
@@ -252,14 +253,15 @@ def _tables(sought: _Sought) -> dict[int, tuple[KeyTable, NDArray[np.bool_]]]:
 
 
 def _rows_of(shards: Sequence[Shard], masks: Sequence[NDArray[np.bool_]]) -> Iterator[NDArray[Any]]:
-    """Some rows of all arrays, (n, numbers), a few thousand at a time, in every precision."""
+    """Some rows of all arrays, and their frames, (n, numbers), a few thousand at a time, in every
+    precision."""
     for shard, mask in zip(shards, masks, strict=True):
         if not mask.any():
             continue
-        for name in sorted(shard.arrays.keys() - {"visible"}):
-            row = 0
+        for name in sorted(shard.arrays.keys() - {"visible", "frame_offset"}):
+            row, those = 0, mask_of_frames(mask, shard.arrays, name)
             for piece in shard.pieces(name):
-                rows = piece[mask[row : row + len(piece)]].reshape(-1, piece[0].size)
+                rows = piece[those[row : row + len(piece)]].reshape(-1, piece[0].size)
                 row += len(piece)
                 if rows.size:
                     yield rows

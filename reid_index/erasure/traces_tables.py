@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..reading import PARQUET_ERRORS, ParquetTable, read_json, room_for
-from ..store.vectors import HDF5_ERRORS
+from ..store.vectors import HDF5_ERRORS, OF_FRAMES
 from ..threads import over_ranges
 from .erasure import CROP, PATH, as_bytes, crop_values, picture_path
 from .receipt import Receipt
@@ -279,9 +279,10 @@ def hdf5_traces(path: Path, sought: Sought) -> Found:
             file.visititems(
                 lambda name, one: names.append(name) if isinstance(one, h5py.Dataset) else None
             )
+            offsets = _offsets(file)
             for name in names:
                 for row in _in_dataset(file[name], name, sought):
-                    found.rows.add(row)
+                    found.rows |= _rows_with_place(name, row, offsets)
                     places.append(f"data set {name!r}, row {row}")
     except FileNotFoundError:
         raise
@@ -289,6 +290,26 @@ def hdf5_traces(path: Path, sought: Sought) -> Found:
         return _undecoded(error)
     found.add(places, "an erased vector or text")
     return found
+
+
+def _offsets(file: h5py.File) -> NDArray[np.int64] | None:
+    """Whose the frames are, in a shard that has some."""
+    there = file.get("frame_offset")
+    if not isinstance(there, h5py.Dataset) or there.dtype != np.int64 or there.ndim != 1:
+        return None
+    if there.nbytes > Path(file.filename).stat().st_size:
+        raise ValueError("data set 'frame_offset' claims more bytes than its file has")
+    offsets: NDArray[np.int64] = there[:]
+    return offsets
+
+
+def _rows_with_place(name: str, place: int, offsets: NDArray[np.int64] | None) -> set[int]:
+    """The row of a shard whose place of a data set it is: where that is a frame's, the row that
+    has the frame."""
+    if offsets is None or name not in (*OF_FRAMES, "frame_offset"):
+        return {place}
+    row = place if name == "frame_offset" else int(np.searchsorted(offsets, place, "right")) - 1
+    return {row} if 0 <= row < len(offsets) - 1 else set()
 
 
 def _in_dataset(dataset: h5py.Dataset, name: str, sought: Sought) -> Iterator[int]:

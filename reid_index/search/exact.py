@@ -236,6 +236,14 @@ def _gathered(stretch: _Stretch, room: NDArray[np.float32]) -> NDArray[np.float3
     return room[:count]
 
 
+def widened(block: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Copies of some rows of a float16 block: float32 (m, D)."""
+    room = np.empty((len(rows), block.shape[1]), np.float32)
+    if len(rows):
+        _widen(block.view(np.uint16), 0, rows, 0, len(rows), room)
+    return room
+
+
 @compiled()
 def _push(keys, rows, key, row):  # type: ignore[no-untyped-def]
     """Put a better row in the place of the heap's worst."""

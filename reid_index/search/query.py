@@ -12,9 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UsageError
 from ..filters.allowed import Allowed, Filters
+from ..matcher import told
 from ..metric import Metric
 from ..store.deletions import Live
 from ..store.items import STANDARD
+from .coattention import Coattending
 from .knn import Neighbours, Rows, nearest
 from .matching import Matching, check_shortlist, refuse_parts
 from .oracle import best_first, score
@@ -32,7 +34,7 @@ class Searched:
 
     rows: all vectors that are stored, N rows. items: the N items. live: which of them are not
     deleted. filters: on them. roots: per block, the folder that `source` is relative to. matching:
-    their parts, where they are compared, too.
+    their parts, where they are compared, too; coattending: their frames, likewise.
     """
 
     rows: Rows
@@ -43,6 +45,7 @@ class Searched:
     dim: int
     generation: int
     matching: Matching | None = None
+    coattending: Coattending | None = None
 
     @property
     def metric(self) -> Metric:
@@ -199,6 +202,11 @@ def _asked(
 ) -> NDArray[np.float32] | None:
     """The parts of so many pictures, None where none are compared. Raises UsageError where there
     are none and should be, or the other way round, and what `Matching.asked` raises."""
+    if searched.coattending is not None:
+        raise UsageError(
+            f"this gallery compares segments of videos by {told(searched.coattending.matcher)}: "
+            "ask by Gallery.search_videos, or for the nearest by vectors alone (Gallery.nearest)"
+        )
     if searched.matching is None:
         refuse_parts(parts)
         return None

@@ -14,6 +14,7 @@ from ..errors import BadItems, BadShard, DimensionMismatch, ExtractorMismatch, U
 from ..fingerprint import Fingerprint
 from ..matcher import told
 from .commit import describe
+from .frames import SegmentFrames, wrong_shapes
 from .manifest import Event, Manifest, ShardEntry
 from .shard import (
     FILES,
@@ -56,11 +57,12 @@ def checked_parts(
     Raises UsageError where it has no matcher and they are given, or has one and they are not, and
     DimensionMismatch.
     """
-    if manifest.matcher is None:
+    if manifest.matcher is None or manifest.matcher.of_frames:
         if parts is not None:
+            by = "their vectors alone" if manifest.matcher is None else told(manifest.matcher)
             raise UsageError(
-                "this gallery compares items by their vectors alone, so parts say nothing: leave "
-                "them out, or make a gallery with a matcher"
+                f"this gallery compares items by {by}, so parts say nothing: leave them out, or "
+                "make a gallery with a matcher of parts"
             )
         return None
     if parts is None:
@@ -74,6 +76,36 @@ def checked_parts(
             f"parts of the shape {array.shape} for {rows} vectors: ({rows}, P, Dp) is needed"
         )
     return array
+
+
+def checked_frames(
+    frames: SegmentFrames | None, manifest: Manifest, *, rows: int
+) -> SegmentFrames | None:
+    """The frames of so many segments, None where the gallery has none.
+
+    Raises UsageError where it compares no frames and they are given, or the other way round, or
+    they are no real numbers; DimensionMismatch for shapes that do not go together.
+    """
+    if manifest.matcher is None or not manifest.matcher.of_frames:
+        if frames is not None:
+            raise UsageError(
+                f"this gallery compares items by {told(manifest.matcher)}, so frames say nothing: "
+                "leave them out, or make a gallery with the matcher coattention"
+            )
+        return None
+    if frames is None:
+        raise UsageError(
+            f"this gallery compares items by {told(manifest.matcher)}, too: add vectors with their "
+            "frames"
+        )
+    arrays = {name: np.asarray(one) for name, one in frames.arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in ("iu" if name == "frame_offset" else "fiub"):
+            raise UsageError(f"{name} of the frames must be numbers, got {array.dtype}")
+    wrong = wrong_shapes({name: array.shape for name, array in arrays.items()}, rows=rows)
+    if wrong:
+        raise DimensionMismatch(f"frames: {wrong}")
+    return SegmentFrames.of(arrays)
 
 
 def as_parts(parts: ArrayLike) -> NDArray[np.generic]:
@@ -92,15 +124,20 @@ def of_rows(
     items: pa.Table,
     *,
     parts: NDArray[np.generic] | None,
+    frames: SegmentFrames | None,
     root: Path | str,
 ) -> NewShard:
-    """A new shard of vectors (n, D), their parts (n, P, Dp), if there are any, and their items.
-    Raises BadItems for a root that no file can hold."""
+    """A new shard of vectors (n, D), their parts (n, P, Dp) or frames, if there are any, and their
+    items. Raises BadItems for a root that no file can hold."""
     folder_of_sources = str(root)
     if not _is_utf8(folder_of_sources):
         raise BadItems(f"root {folder_of_sources!r} is not UTF-8, so no gallery can hold it")
 
-    arrays = {"global": vectors} | ({} if parts is None else {"parts": parts})
+    arrays = {"global": vectors}
+    if parts is not None:
+        arrays["parts"] = parts
+    if frames is not None:
+        arrays |= frames.arrays
 
     def write(folder: Path, manifest: Manifest) -> None:
         write_shard(

@@ -12,7 +12,7 @@ from typing import Any
 from ..fingerprint import Fingerprint
 from ..matcher import Matcher
 from ..metric import Metric
-from .shard import FORMAT, MATCHER, matcher_from_json
+from .shard import FORMAT, matcher_from_json, required_by
 
 DELETIONS = "deletions"
 """What a reader must know of to read a manifest with deleted rows."""
@@ -263,8 +263,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 
 def requirements(manifest: Manifest) -> list[str]:
     """What a reader must know of."""
-    needed = {DELETIONS: manifest.deleted > 0, MATCHER: manifest.matcher is not None}
-    return [name for name, is_needed in needed.items() if is_needed]
+    return [DELETIONS] * (manifest.deleted > 0) + required_by(manifest.matcher)
 
 
 def _event_to_json(event: Event) -> dict[str, Any]:

@@ -35,10 +35,19 @@ from ..fingerprint import Fingerprint
 from ..matcher import Matcher, told
 from ..metric import Metric
 from ..reading import PARQUET_ERRORS, ParquetTable, number, parse_json, shown, text, whole
+from .frames import OffsetCheck, offsets_of, wrong_offsets, wrong_shapes
 from .items import conform, stack, type_text
-from .vectors import HDF5_ERRORS, NAMES, ArrayStream, map_vectors, write_vectors
+from .vectors import (
+    FRAMES,
+    HDF5_ERRORS,
+    NAMES,
+    ArrayStream,
+    map_vectors,
+    stored_type,
+    write_vectors,
+)
 
-FORMAT = (1, 4)
+FORMAT = (1, 5)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")
@@ -46,6 +55,10 @@ FILES = ("vectors.h5", "items.parquet", "shard.json")
 MATCHER = "matcher"
 """What a reader must know of to read a shard or manifest with a matcher: by their vectors alone its
 items would be ranked otherwise."""
+
+OF_SEGMENTS = "frames"
+"""What a reader must know of, too, where the matcher compares frames: to readers of format 1.4 such
+a matcher would look damaged."""
 
 _LAST_ITEM = 2**62
 """Item ids stay below: one near the end of int64 would leave no room for those that follow."""
@@ -98,10 +111,15 @@ class Shard:
         expected = (self.header.rows, self.header.dim)
         if "global" not in arrays or arrays["global"].shape != expected:
             raise BadShard(f"{self.folder}: vectors.h5 holds no global array of shape {expected}")
-        for name, array in arrays.items():
-            if array.shape[0] != self.header.rows:
-                raise BadShard(f"{self.folder}: {name} has {len(array)} rows, not {expected[0]}")
-        wrong = unmatched(self.header.matcher, {name: one.shape for name, one in arrays.items()})
+        shapes = {name: one.shape for name, one in arrays.items()}
+        wrong = wrong_shapes(shapes, rows=self.header.rows)
+        wrong = wrong or unmatched(self.header.matcher, shapes)
+        if wrong is None and "frame_offset" in arrays:
+            # In memory, where it stays as it was checked: compiled code goes by it.
+            offsets = np.array(arrays["frame_offset"], np.int64)
+            offsets.flags.writeable = False
+            wrong = wrong_offsets(offsets, frames=len(arrays["frame_key"]))
+            arrays["frame_offset"] = offsets
         if wrong:
             raise BadShard(f"{self.folder}: {wrong}: restore it")
         return arrays
@@ -164,12 +182,12 @@ class Shard:
             raise BadShard(f"{path}: not a readable Parquet file ({reason}): restore it") from None
 
     def pieces(self, name: str) -> Iterator[NDArray[np.generic]]:
-        """The rows of one array a few thousand at a time, copied: nothing stays mapped, so a
-        walk through a large shard takes little memory."""
+        """The rows of one array, be they of frames, a few thousand at a time, copied: nothing
+        stays mapped, so a walk through a large shard takes little memory."""
         path = self.folder / "vectors.h5"
         try:
             with h5py.File(path, "r") as file:
-                for start in range(0, self.header.rows, _PIECE):
+                for start in range(0, len(file[name]), _PIECE):
                     yield file[name][start : start + _PIECE]
         except HDF5_ERRORS as error:
             raise BadShard(f"{path}: not a readable HDF5 file: {error!r}; restore it") from None
@@ -239,12 +257,16 @@ def write_shard(
     """Write a shard folder in one step; nothing is left of it when something raises.
 
     arrays: `global` (N, D) of any float type, optional `parts` (N, P, Dp), `visible` (N, P) of 0
-    and 1.
+    and 1; of segments of F frames together `index` (N, Dk), `frame_key` (F, Dk), `frame_value`
+    (F, Dv) and `frame_offset` (N + 1,), whole numbers: row i has the frames from the i-th of them
+    up to the next, at least one.
     Rows of `global` are L2-normalised for cosine, kept as they are otherwise, and stored as dtype
-    ("float32" or "float16"); parts are stored in it too. normalise: False for rows of another
-    shard, which are already as they are to be stored: doing it twice would change last bits.
+    ("float32" or "float16"); parts, keys, … are stored in it too. normalise: False for rows of
+    another shard, which are already as they are to be stored: doing it twice would change last
+    bits.
     items: tables whose rows add up to N, in the order of the vectors, all of one schema.
-    matcher: how the parts are compared; it needs them, all of them visible, and cosine.
+    matcher: how the parts are compared, or the frames; it needs them, and cosine; parts all
+    visible, values as wide as `global`.
 
     Raises NotFiniteError for NaN, Inf, a zero vector under cosine, or an overflow of dtype;
     BadItems for items that do not fit; BadShard for arrays that do not; UsageError for a matcher
@@ -253,21 +275,26 @@ def write_shard(
     if dtype not in ("float32", "float16"):
         raise UsageError(f"dtype {dtype!r}: vectors are stored as float32 or float16")
     if "global" not in arrays or not arrays.keys() <= set(NAMES):
-        raise BadShard(f"a shard holds global and optionally parts, visible; got {sorted(arrays)}")
+        raise BadShard(
+            f"a shard holds global and optionally {', '.join(NAMES[1:])}; got {sorted(arrays)}"
+        )
     shape = arrays["global"].shape
     if len(shape) != 2 or shape[1] < 1:
         raise BadShard(f"vectors must have the shape (rows, dim), got {shape}")
     check_matcher(matcher, metric)
-    wrong = unmatched(matcher, {name: stream.shape for name, stream in arrays.items()})
+    shapes = {name: stream.shape for name, stream in arrays.items()}
+    wrong = wrong_shapes(shapes, rows=shape[0]) or unmatched(matcher, shapes)
     if wrong:
         raise BadShard(f"{path}: {wrong}")
     checked = _Checked(metric=metric, dtype=dtype, normalise=normalise)
     streams = {"global": ArrayStream(shape, dtype, map(checked, arrays["global"].pieces))}
     for name in [name for name in NAMES[1:] if name in arrays]:
-        if arrays[name].shape[0] != shape[0]:
-            raise BadShard(f"{name} has {arrays[name].shape[0]} rows beside {shape[0]} vectors")
-        kind = "uint8" if name == "visible" else dtype
-        streams[name] = ArrayStream(arrays[name].shape, kind, _stored(name, arrays[name], kind))
+        kind = stored_type(name, dtype)
+        if name == "frame_offset":
+            pieces = _offsets(arrays[name], frames=shapes["frame_key"][0])
+        else:
+            pieces = _stored(name, arrays[name], kind)
+        streams[name] = ArrayStream(shapes[name], kind, pieces)
 
     def fill(folder: Path) -> None:
         write_vectors(folder / "vectors.h5", streams)
@@ -303,6 +330,8 @@ def unmatched(matcher: Matcher | None, shapes: Mapping[str, Sequence[int]]) -> s
     """Why a matcher cannot compare arrays of those shapes, None where it can."""
     if matcher is None:
         return None
+    if matcher.of_frames:
+        return _unmatched_frames(matcher, shapes)
     if "parts" not in shapes:
         return f"it has no parts, and its matcher ({told(matcher)}) compares them"
     if len(shapes["parts"]) != 3 or min(shapes["parts"][1:]) < 1:
@@ -312,8 +341,39 @@ def unmatched(matcher: Matcher | None, shapes: Mapping[str, Sequence[int]]) -> s
     return None
 
 
+def _unmatched_frames(matcher: Matcher, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    if not set(FRAMES) <= shapes.keys():
+        return f"it has no frames, and its matcher ({told(matcher)}) compares them"
+    if "parts" in shapes or "visible" in shapes:
+        return f"the matcher {matcher.name} compares frames and knows no parts"
+    widths = {shapes["global"][1], shapes["frame_value"][1], len(matcher.head)}
+    if len(widths) > 1:
+        return (
+            f"its vectors have {shapes['global'][1]} dimensions, the values of its frames "
+            f"{shapes['frame_value'][1]}, the matcher's head {len(matcher.head)}: they are compared"
+            ", so all are the same"
+        )
+    return None
+
+
+def _offsets(stream: ArrayStream, *, frames: int) -> Iterator[NDArray[np.generic]]:
+    """The pieces of frame_offset as they are to be stored. Raises BadShard."""
+    check = OffsetCheck(frames)
+    for piece in stream.pieces:
+        if piece.dtype.kind not in "iu":
+            raise BadShard(f"frame_offset holds {piece.dtype}, and whole numbers are needed")
+        stored = piece.astype(np.int64)
+        wrong = check.piece(stored)
+        if wrong:
+            raise BadShard(wrong)
+        yield stored
+    wrong = check.end()
+    if wrong:
+        raise BadShard(wrong)
+
+
 def _stored(name: str, stream: ArrayStream, kind: str) -> Iterator[NDArray[np.generic]]:
-    """The pieces of parts or visible as they are to be stored."""
+    """The pieces of parts, say, or visible as they are to be stored."""
     for piece in stream.pieces:
         if name == "visible":
             if not np.isin(piece, (0, 1)).all():
@@ -423,7 +483,7 @@ def check_format(data: Any, path: Path, *, known: Sequence[str] = ()) -> None:
 def _header_to_json(header: ShardHeader) -> dict[str, Any]:
     return {
         "format": list(FORMAT),
-        "requires": [] if header.matcher is None else [MATCHER],
+        "requires": required_by(header.matcher),
         "rows": header.rows,
         "dim": header.dim,
         "dtype": header.dtype,
@@ -437,7 +497,7 @@ def _header_to_json(header: ShardHeader) -> dict[str, Any]:
 
 
 def _header_from_json(data: Any, path: Path) -> ShardHeader:
-    check_format(data, path, known=[MATCHER])
+    check_format(data, path, known=[MATCHER, OF_SEGMENTS])
     try:
         return ShardHeader(
             rows=whole(data["rows"], name="rows"),
@@ -456,6 +516,13 @@ def _header_from_json(data: Any, path: Path) -> ShardHeader:
         raise FormatTooNew(f"{path}: {error}") from None
     except (TypeError, ValueError) as error:
         raise BadShard(f"{path}: {error}") from None
+
+
+def required_by(matcher: Matcher | None) -> list[str]:
+    """What a reader must know of where there is such a matcher."""
+    if matcher is None:
+        return []
+    return [MATCHER, OF_SEGMENTS] if matcher.of_frames else [MATCHER]
 
 
 def matcher_from_json(data: Mapping[str, Any]) -> Matcher | None:
@@ -484,18 +551,23 @@ def merge_shards(
     Rows without an item id get the next ones from first_item on; a shard that brings ids keeps
     them when they are ≥ first_item, all different and below 2⁶², and is refused (BadItems)
     otherwise. All shards have the same fingerprint, matcher and arrays; an item column that one
-    lacks is null there. Memory does not grow with the number of rows, but for the item ids.
+    lacks is null there. Memory does not grow with the number of rows, but for the item ids and the
+    frames' offsets.
     """
     names = shards[0].arrays.keys()
     if any(shard.arrays.keys() != names for shard in shards):
-        raise BadShard("the shards hold different arrays: all or none must have parts")
-    rows = sum(shard.header.rows for shard in shards)
+        raise BadShard("the shards hold different arrays: all or none must have parts, or frames")
     arrays = {}
     for name in names:
         shapes = {shard.arrays[name].shape[1:] for shard in shards}
         if len(shapes) > 1:
             raise BadShard(f"the shards hold {name} of different widths: {sorted(shapes)}")
-        arrays[name] = ArrayStream((rows, *shapes.pop()), dtype, _rows_of(name, shards))
+        if name == "frame_offset":
+            lengths = [np.diff(shard.arrays[name]) for shard in shards]
+            arrays[name] = ArrayStream.of(offsets_of(np.concatenate(lengths)))
+        else:
+            rows = sum(len(shard.arrays[name]) for shard in shards)
+            arrays[name] = ArrayStream((rows, *shapes.pop()), dtype, _rows_of(name, shards))
     roots = {shard.header.root for shard in shards}
     if len(roots) > 1:
         raise BadShard(f"the shards have different roots: {sorted(roots)}")

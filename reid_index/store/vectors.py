@@ -22,10 +22,30 @@ _KINDS = {
     "global": ("float32", "float16"),
     "parts": ("float32", "float16"),
     "visible": ("uint8",),
+    "index": ("float32", "float16"),
+    "frame_offset": ("int64",),
+    "frame_key": ("float32", "float16"),
+    "frame_value": ("float32", "float16"),
 }
 NAMES = tuple(_KINDS)
 """The data sets of format 1: `global` (N, D) float32 or float16; optional `parts` (N, P, Dp) of
-the same kinds and `visible` (N, P) uint8 of 0 and 1."""
+the same kinds and `visible` (N, P) uint8 of 0 and 1; and, of segments, those of FRAMES."""
+
+FRAMES = ("index", "frame_offset", "frame_key", "frame_value")
+"""The data sets of segments of frames, all or none: `index` (N, Dk), `frame_key` (F, Dk) and
+`frame_value` (F, Dv) of the kinds of `global`, `frame_offset` (N + 1,) int64. Row i has the frames
+from frame_offset[i] up to frame_offset[i + 1], at least one."""
+
+OF_FRAMES = ("frame_key", "frame_value")
+"""Those that have a row for each frame."""
+
+_FIXED = {"visible": "uint8", "frame_offset": "int64"}
+
+
+def stored_type(name: str, dtype: str) -> str:
+    """The type of a data set in a shard of such vectors."""
+    return _FIXED.get(name, dtype)
+
 
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 """What h5py raises for a damaged file."""

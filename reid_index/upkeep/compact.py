@@ -18,6 +18,7 @@ from ..errors import BadShard, GalleryLocked, ReidIndexError
 from ..files import sha256_file
 from ..store.append import describe_shard, shard_at
 from ..store.deletions import read_deleted
+from ..store.frames import mask_of_frames, offsets_of
 from ..store.items import stack
 from ..store.lease import Held
 from ..store.manifest import Event, Manifest, ShardEntry
@@ -140,7 +141,7 @@ def rewrite(
     do. Attachments that cover a shard which is written again are left out, and owed.
 
     progress is told of rows as they are written. Memory does not grow with their number, but for
-    item ids and deletions.
+    item ids, deletions, and which frames are whose.
     """
     present = writer.present
     groups = _groups(writer.gallery, present)
@@ -204,12 +205,8 @@ def _write(
     for part in parts:
         check_vectors(part.shard)
     first = parts[0].shard
-    rows = sum(part.rows for part in parts)
     ids: list[pa.ChunkedArray] = []
-    arrays = {
-        name: ArrayStream((rows, *array.shape[1:]), array.dtype, _vectors(name, parts))
-        for name, array in first.arrays.items()
-    }
+    arrays = {name: _stream(name, parts) for name in first.arrays}
 
     def noted() -> Iterator[pa.Table]:
         for table in items_of(parts):
@@ -239,11 +236,34 @@ def check_vectors(shard: Shard) -> None:
         raise BadShard(f"{path}: its bytes have changed since it was written: restore it")
 
 
-def _vectors(name: str, parts: Iterable[Part]) -> Iterator[NDArray[np.generic]]:
-    for part in parts:
+def _stream(name: str, parts: Sequence[Part]) -> ArrayStream:
+    """What stays of one array of some shards."""
+    first = parts[0].shard.arrays[name]
+    if name == "frame_offset":
+        lengths = [np.diff(part.shard.arrays[name]) for part in parts]
+        kept = [
+            some if part.kept is None else some[part.kept]
+            for part, some in zip(parts, lengths, strict=True)
+        ]
+        return ArrayStream.of(offsets_of(np.concatenate(kept)))
+    masks = [
+        None if part.kept is None else mask_of_frames(part.kept, part.shard.arrays, name)
+        for part in parts
+    ]
+    rows = sum(
+        len(part.shard.arrays[name]) if mask is None else int(np.count_nonzero(mask))
+        for part, mask in zip(parts, masks, strict=True)
+    )
+    return ArrayStream((rows, *first.shape[1:]), first.dtype, _vectors(name, parts, masks))
+
+
+def _vectors(
+    name: str, parts: Iterable[Part], masks: Iterable[NDArray[np.bool_] | None]
+) -> Iterator[NDArray[np.generic]]:
+    for part, mask in zip(parts, masks, strict=True):
         at = 0
         for piece in part.shard.pieces(name):
-            yield piece if part.kept is None else piece[part.kept[at : at + len(piece)]]
+            yield piece if mask is None else piece[mask[at : at + len(piece)]]
             at += len(piece)
 
 

@@ -19,12 +19,13 @@ from ..errors import BadShard, GalleryLocked, NothingToIndex, UsageError
 from ..store.append import describe_shard, shard_at
 from ..store.commit import open_present
 from ..store.deletions import read_deleted
+from ..store.frames import frames_of, offsets_of
 from ..store.items import STANDARD
 from ..store.lease import Held
 from ..store.manifest import Event, Manifest, Owed, ShardEntry
 from ..store.retire import retire
 from ..store.shard import Shard, column_types, open_shard, write_shard
-from ..store.vectors import ArrayStream
+from ..store.vectors import OF_FRAMES, ArrayStream
 from ..store.writer import Writer, writing
 from .compact import Compacted, Part, bytes_in, check_vectors, items_of, remake_all
 from .remake import owed_without, recipes_of
@@ -152,7 +153,8 @@ def retire_former(gallery: Path) -> tuple[Held, ...]:
 class Made:
     """Vectors of one extractor in some shards, found by their items.
 
-    Nothing of them stays mapped, and memory grows with the number of items by 16 bytes each.
+    Nothing of them stays mapped, and memory grows with the number of items by 16 bytes each, by
+    some more where they have frames.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
@@ -174,6 +176,10 @@ class Made:
         self._rows = np.argsort(ids, kind="stable")
         self._ids = ids[self._rows]
         self._ends = np.cumsum([shard.header.rows for shard in self._shards])
+        self._lengths = np.empty(0, np.int64)
+        if "frame_offset" in self.arrays:
+            offsets = [replace(shard).arrays["frame_offset"] for shard in self._shards]
+            self._lengths = np.concatenate([np.diff(one) for one in offsets])
         twice = self._ids[1:][self._ids[1:] == self._ids[:-1]]
         if len(twice):
             raise UsageError(f"{first.folder.parent}: item {twice[0]} is in the shards twice")
@@ -189,19 +195,33 @@ class Made:
     def stream(self, name: str, items: NDArray[np.int64]) -> ArrayStream:
         """The rows of those items, all of them held, of one array, in the order of the items."""
         width, dtype = self.arrays[name]
-        return ArrayStream((len(items), *width), dtype, self._pieces(name, items))
+        if name != "frame_offset" and name not in OF_FRAMES:
+            return ArrayStream((len(items), *width), dtype, self._pieces(name, items))
+        lengths = self._lengths[self._rows_of(items)]
+        if name == "frame_offset":
+            return ArrayStream.of(offsets_of(lengths))
+        return ArrayStream((int(lengths.sum()), *width), dtype, self._pieces(name, items))
+
+    def _rows_of(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows: NDArray[np.int64] = self._rows[np.searchsorted(self._ids, items)]
+        return rows
 
     def _pieces(self, name: str, items: NDArray[np.int64]) -> Iterator[NDArray[np.generic]]:
         width, dtype = self.arrays[name]
+        of_frames = name in OF_FRAMES
         for start in range(0, len(items), _PIECE):
-            rows = self._rows[np.searchsorted(self._ids, items[start : start + _PIECE])]
+            rows = self._rows_of(items[start : start + _PIECE])
             places = np.searchsorted(self._ends, rows, side="right")
-            piece = np.empty((len(rows), *width), dtype)
+            lengths = self._lengths[rows] if of_frames else np.ones(len(rows), np.int64)
+            piece = np.empty((int(lengths.sum()), *width), dtype)
             for place in np.unique(places):
                 here, shard = places == place, self._shards[place]
-                first = self._ends[place] - shard.header.rows
+                wanted = rows[here] - (self._ends[place] - shard.header.rows)
                 # A shard keeps its arrays mapped, so another one is asked.
-                piece[here] = replace(shard).arrays[name][rows[here] - first]
+                arrays = replace(shard).arrays
+                if of_frames:
+                    wanted, _ = frames_of(arrays["frame_offset"], wanted)
+                piece[np.repeat(here, lengths)] = arrays[name][wanted]
             yield piece
 
 

@@ -33,6 +33,7 @@ from ..store.lease import is_held
 from ..store.manifest import AttachedEntry, FileEntry, Manifest, ShardEntry, manifest_name
 from ..store.retire import KEPT_IN
 from ..store.shard import Shard
+from ..store.vectors import stored_type
 from .remake import make_again, recipe_of
 
 _ROWS, _HISTORY = "rows", "history"
@@ -252,7 +253,7 @@ def _check_shard(shard: Shard, entry: ShardEntry, manifest: Manifest) -> list[st
         if mine != its
     ]
     for name, array in shard.arrays.items():
-        kind = "uint8" if name == "visible" else header.dtype
+        kind = stored_type(name, header.dtype)
         if array.dtype != kind:
             lines.append(f"{folder}: vectors.h5 holds {name} as {array.dtype}, not {kind}")
     return lines + _check_items(shard, entry, manifest) + _check_vectors(shard)

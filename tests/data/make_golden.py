@@ -109,6 +109,43 @@ def make_1_4(path: Path) -> None:
     gallery.close()
 
 
+def make_1_5(path: Path) -> None:
+    """A gallery of segments, which are compared by their frames, too: items compacted away, others
+    added and deleted since. The calibration is of what there was before these."""
+    from reid_index import Matcher
+
+    matcher = Matcher(name="coattention", head=world.HEAD, bias=1.5)
+    gallery = _created(path, metric="cosine", dtype="float16", matcher=matcher)
+    _add_segments(gallery, 0, 14)
+    _add_segments(gallery, 14, 24, key="the second night")
+    _attach_calibration(gallery)
+    gallery.delete(items=[3, 9])
+    gallery.compact()
+    _add_segments(gallery, 24, 29)
+    gallery.delete(items=[26])
+    gallery.close()
+
+
+def _add_segments(gallery: Gallery, start: int, stop: int, **options: Any) -> None:
+    from reid_index import SegmentFrames
+
+    made = [world.frames(number) for number in range(start, stop)]
+    frames = SegmentFrames(
+        index=np.array([index for index, _, _ in made], np.float32),
+        key=np.array([key for _, keys, _ in made for key in keys], np.float32),
+        value=np.array([value for _, _, values in made for value in values], np.float32),
+        offset=np.cumsum([0, *(len(keys) for _, keys, _ in made)]),
+    )
+    numbers = range(start, stop)
+    gallery.add(
+        [world.vector(number) for number in numbers],
+        [world.item_of_segment(number) for number in numbers],
+        frames=frames,
+        root=world.ROOT,
+        **options,
+    )
+
+
 def _add_with_parts(gallery: Gallery, start: int, stop: int, **options: Any) -> None:
     parts = [world.parts(number) for number in range(start, stop)]
     _add(gallery, start, stop, parts=parts, **options)
@@ -186,9 +223,15 @@ def main(version: str, path: Path) -> None:
 
     if version != ".".join(map(str, FORMAT)):
         sys.exit(f"the code that is imported writes format {FORMAT}, not {version}")
-    {"1.0": make_1_0, "1.1": make_1_1, "1.2": make_1_2, "1.3": make_1_3, "1.4": make_1_4}[version](
-        path
-    )
+    make = {
+        "1.0": make_1_0,
+        "1.1": make_1_1,
+        "1.2": make_1_2,
+        "1.3": make_1_3,
+        "1.4": make_1_4,
+        "1.5": make_1_5,
+    }
+    make[version](path)
     (path / "lock").unlink()
 
 
