@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from extractors import segmenting
 from extractors.frames import Frame, read_frame
 from extractors.segmenting import Cut, Segmented, write_segments
-from extractors.segments import MeanEncoder
+from extractors.segments import MeanEncoder, SegmentEncoder, Segments
 from reid_index.errors import BadItems, NotFiniteError, UsageError
 from reid_index.fingerprint import Fingerprint
+from reid_index.matcher import Matcher
 from reid_index.metric import Metric
 from reid_index.store.items import STANDARD
 from reid_index.store.shard import open_shard, write_shard
@@ -221,3 +222,48 @@ def test_texts_of_frames(frame: Frame, text: str, of_video: bool) -> None:
 def test_texts_that_are_no_frames(text: str) -> None:
     with pytest.raises(BadItems, match="is no frame"):
         read_frame(text, of_video=True)
+
+
+class Keys(SegmentEncoder):
+    """Keeps frames as they are: the segment's sum, and numbers that tell frames from each other."""
+
+    @property
+    def dim(self) -> int:
+        return DIM
+
+    @property
+    def matcher(self) -> Matcher:
+        return Matcher(name="coattention", head=(1.0,) * DIM)
+
+    def encode(self, frames: np.ndarray, offsets: np.ndarray) -> Segments:
+        sums = np.add.reduceat(frames, offsets[:-1], axis=0)
+        return Segments(global_=sums, index=sums[:, :2], key=frames[:, :2], value=2 * frames)
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_frames_are_kept_where_pairs_are_scored_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, size: int
+) -> None:
+    monkeypatch.setattr(segmenting, "_FRAMES", size)
+    rows = [frame_row(track, at) for at, track in enumerate("aabaaabbb")]
+    vectors = rng.random((len(rows), DIM)).astype(np.float32)
+    cut = Cut(3, 2)
+    done = write_segments(
+        write_frames(tmp_path, rows, vectors, sizes=[4]),
+        tmp_path / "segments",
+        encoder=Keys(),
+        fingerprint=FINGERPRINT,
+        metric=Metric.COSINE,
+        cut=cut,
+    )
+    (shard,) = map(open_shard, done.parts)
+    expected = naive(rows, cut)
+    flat = [at for one in expected for at in one]
+    sums = np.array([vectors[one].sum(axis=0) for one in expected])
+    assert shard.header.matcher == Keys().matcher
+    assert shard.arrays["frame_offset"].tolist() == [0, 3, 6, 9, 12]
+    assert (shard.arrays["frame_key"] == vectors[flat, :2]).all()
+    assert (shard.arrays["frame_value"] == 2 * vectors[flat]).all()
+    assert shard.arrays["index"] == pytest.approx(sums[:, :2])
+    unit = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    assert shard.vectors == pytest.approx(unit, abs=1e-6)
