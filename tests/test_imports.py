@@ -14,6 +14,8 @@ import reid_index.upkeep.verify
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = {
+    "av",
+    "cv2",
     "extractors",
     "faiss",
     "h5py",
@@ -27,8 +29,10 @@ HEAVY = {
     "PIL",
     "pyarrow",
     "scipy",
+    "supervision",
     "torch",
     "tqdm",
+    "trackers",
 }
 LOADED_LATE = {
     f"cli/{name}.py"

@@ -1,5 +1,6 @@
 """Decoding videos: numbers, times, rotation, and files with something amiss."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -95,6 +96,19 @@ def test_what_a_video_says_of_itself(tmp_path: Path) -> None:
 def test_a_clock_that_was_never_set_is_no_time(tmp_path: Path) -> None:
     made = {"creation_time": "1970-01-01T00:00:07.000000Z"}
     assert probe_video(write_video(tmp_path / "v.mp4", metadata=made)).made is None
+
+
+def test_frames_are_let_go_of_at_once(tmp_path: Path) -> None:
+    """Nothing of them is left for the garbage collector, which would come when memory is full."""
+    path = write_video(tmp_path / "v.mp4", frames=200, key_every=50)
+    gc.collect()
+    gc.disable()
+    try:
+        for frame in read_frames(path):
+            frame.image()
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
 
 
 # Something amiss

@@ -66,18 +66,25 @@ class Video:
 class Frame:
     """A decoded frame. number: from 0, in the order of decoding. seconds: since the video began."""
 
-    __slots__ = ("_decoded", "number", "seconds")
+    __slots__ = ("_decoded", "_matrix", "number", "seconds")
 
-    def __init__(self, number: int, seconds: float, decoded: "VideoFrame") -> None:
+    def __init__(
+        self,
+        number: int,
+        seconds: float,
+        decoded: "VideoFrame",
+        matrix: NDArray[np.int32] | None,
+    ) -> None:
         self.number = number
         self.seconds = seconds
         self._decoded = decoded
+        self._matrix = matrix
 
     def image(self) -> Crop:
         """uint8 (height, width, 3) RGB, upright, in the colours that FFmpeg gives it. Pixels that
         are not square stay as they are. May be called in another thread."""
         rgb: NDArray[np.uint8] = self._decoded.to_ndarray(format="rgb24")  # type: ignore[assignment]
-        return np.ascontiguousarray(_turned(rgb, _matrix(self._decoded)))
+        return np.ascontiguousarray(_turned(rgb, self._matrix))
 
 
 def probe_video(path: Path, *, root: Path | None = None) -> Video:
@@ -92,7 +99,7 @@ def probe_video(path: Path, *, root: Path | None = None) -> Video:
         if first is None:
             raise UnreadableVideo(f"{path}: not one frame can be decoded; it is empty or damaged")
         width, height = first.width, first.height
-        matrix = _matrix(first)
+        matrix = _Matrices().of(first)
         if matrix is not None and _is_sideways(matrix):
             width, height = height, width
         rate = stream.average_rate or stream.guessed_rate
@@ -118,7 +125,7 @@ def read_frames(
     rise. Raises UnreadableVideo as `probe_video`, and at the end where there was no frame at all.
     """
     with _opened(path) as (container, stream):
-        damage = _Damage()
+        damage, matrices = _Damage(), _Matrices()
         step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
         base = stream.time_base or 1
         begin = stream.start_time or 0
@@ -134,7 +141,7 @@ def read_frames(
                 first = number if backwards == 1 else first
                 seconds = last + step
             last = seconds
-            yield Frame(number, seconds, decoded)
+            yield Frame(number, seconds, decoded, matrices.of(decoded))
             number += 1
         if not number:
             raise UnreadableVideo(f"{path}: not one frame can be decoded; it is empty or damaged")
@@ -185,7 +192,7 @@ def _by_seconds(path: Path, wanted: Sequence[tuple[int, float]]) -> dict[int, Cr
         base = stream.time_base
         if base is None:
             return found
-        begin = stream.start_time or 0
+        begin, matrices = stream.start_time or 0, _Matrices()
         frames: Iterator[VideoFrame] = iter(())
         frame: VideoFrame | None = None
         at = -np.inf
@@ -204,7 +211,7 @@ def _by_seconds(path: Path, wanted: Sequence[tuple[int, float]]) -> dict[int, Cr
                 if frame.pts is not None:
                     at = float((frame.pts - begin) * base)
             if frame is not None and abs(at - seconds) <= _SAME:
-                found[number] = Frame(number, seconds, frame).image()
+                found[number] = Frame(number, seconds, frame, matrices.of(frame)).image()
     return found
 
 
@@ -317,7 +324,25 @@ def _made(metadata: dict[str, str]) -> datetime | None:
     return made if made >= _EARLIEST else None
 
 
-def _matrix(frame: "VideoFrame") -> NDArray[np.int32] | None:
+class _Matrices:
+    """The display matrices of a stream's frames, which mostly are one.
+
+    It is looked at again only where its angle is another. PyAV's side data hold their frame, which
+    holds them, so that every frame that is asked for them stays until a garbage collection.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: NDArray[np.int32] | None = None
+
+    def of(self, frame: "VideoFrame") -> NDArray[np.int32] | None:
+        """(2, 2), None where the frame has none."""
+        if frame.rotation != self._rotation:
+            self._rotation, self._matrix = frame.rotation, _read_matrix(frame)
+        return self._matrix
+
+
+def _read_matrix(frame: "VideoFrame") -> NDArray[np.int32] | None:
     """(2, 2): [[a, b], [c, d]] of the display matrix, which takes (x, y) to (ax + cy, bx + dy):
     ISO 14496-12, 6.2.2. None where the frame has none."""
     side_data: Any = frame.side_data
