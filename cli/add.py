@@ -412,7 +412,8 @@ def _reasons(
     receipts: "Sequence[Receipt]",
 ) -> _Reason:
     """known: what is in the gallery, None where that does not matter."""
-    from reid_index.erasure.erasure import picture_path
+    from extractors.frames import Frame
+    from reid_index.erasure.erasure import frame_value, picture_path
     from reid_index.erasure.receipt import is_erased
 
     # However one comes to a folder, its pictures are the same.
@@ -420,8 +421,15 @@ def _reasons(
 
     def reason(picture: "Picture", person: "Person") -> str | None:
         box, path = stored_box(person.box), picture_path(real, picture.source)
-        for one in {picture_path(root, picture.source), path}:
-            if is_erased(receipts, one, box=box):
+        of_video = picture.frame is not None
+        for one in {picture_path(root, picture.source), path} if receipts else ():
+            if of_video:
+                seconds = person.columns.get("start_s")
+                shown = Frame(number=picture.frame, seconds=seconds, box=person.box)
+                frame = frame_value(one, str(shown))
+            else:
+                frame = str(Frame(source=one, box=person.box))
+            if is_erased(receipts, one, box=box, frame=frame):
                 return "erased, as a receipt says"
         if known and (path, box) in known.pictures:
             return IN_GALLERY

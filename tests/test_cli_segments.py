@@ -287,6 +287,36 @@ def test_a_gallery_of_crops_takes_no_videos(footage, out, tmp_path):
     assert_refused(refused, code=2, text="is a gallery of crops, and videos are cut into segments")
 
 
+def test_an_erased_track_of_a_video_stays_out(footage, out, tmp_path):
+    boxes, receipt = tmp_path / "v.csv", tmp_path / "receipt.json"
+    succeed("build", footage, "--tracks", boxes, "--out", out, *STRIPES)
+    succeed("delete", out, "--where", "track = 'a'", "--receipt", receipt)
+    succeed("compact", out)
+    succeed("verify", out, "--erased", receipt)
+    told = succeed("add", out, footage, "--tracks", boxes, "--except-erased", receipt)
+    assert "left out 20: erased, as a receipt says" in told.stderr
+    assert "left out 20: in the gallery already" in told.stderr
+    assert "there is nothing new to add" in told.stderr
+    # Every frame of the track, whatever it is called now; the other one can come again.
+    boxes.write_text(boxes.read_text().replace("v.mp4,a", "v.mp4,z"))
+    told = succeed("add", out, footage, "--tracks", boxes, "--except-erased", receipt, "--again")
+    assert "left out 20: erased, as a receipt says" in told.stderr
+    assert {row["track"] for row in rows_of(out)} == {"b"}
+
+
+def test_frames_that_a_staying_segment_has_are_not_erased(out, tmp_path):
+    tracks, receipt = tmp_path / "tracks", tmp_path / "receipt.json"
+    draw_track(tracks / "t", frames=range(6), seed=1)
+    layout = ("--layout", "tracklets")
+    succeed("build", tracks, *layout, "--segment", 4, "--stride", 2, "--out", out, *STRIPES)
+    assert [row["source"] for row in rows_of(out)] == ["t/f0002.png", "t/f0004.png"]
+    succeed("delete", out, "--item", 0, "--receipt", receipt)
+    told = succeed("add", out, tracks, *layout, "--except-erased", receipt)
+    # Two that no other segment has, and the source of the one that went.
+    assert "left out 3: erased, as a receipt says" in told.stderr
+    assert "left out 3: in the gallery already" in told.stderr
+
+
 # What is known of it
 
 
