@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from ..compiled import compiled
 from ..errors import CorruptGallery, DimensionMismatch, NotFiniteError, UsageError
 from ..matcher import Matcher, told
-from ..store.frames import SegmentFrames, joined
+from ..store.frames import SegmentFrames, frames_of, joined
 from ..threads import over_ranges
+from .exact import widened
 from .pairs import by_block, ends_of
 
 _PIECE = 32
@@ -114,8 +115,8 @@ class FramePairs:
 
     def __init__(
         self,
-        codes: NDArray[np.float32],
-        index: NDArray[np.float32],
+        codes: NDArray[np.generic],
+        index: NDArray[np.generic],
         blocks: Sequence[SegmentFrames],
         *,
         matcher: Matcher,
@@ -129,28 +130,22 @@ class FramePairs:
         """See `Pairs`."""
         for number, places, local in by_block(rows, self._ends):
             room = out if places is None else out[places]
-            frames = self._blocks[number]
-            if frames.key.dtype != np.float32 or frames.value.dtype != np.float32:
-                frames = frames.take(local)  # Numba knows no float16
+            block = self._blocks[number]
+            key, value, offset = block.key, block.value, block.offset
+            if key.dtype != np.float32:  # Numba knows no float16
+                frames, offset = frames_of(offset, local)
+                key, value = widened(key, frames), widened(value, frames)
                 local = np.arange(len(local))
             _pairs(
-                self._codes,
-                self._index,
-                self._head,
-                self._bias,
-                frames.key.astype(np.float32, copy=False),
-                frames.value.astype(np.float32, copy=False),
-                frames.offset,
-                local,
-                room,
+                self._codes, self._index, self._head, self._bias, key, value, offset, local, room
             )
             if places is not None:
                 out[places] = room
 
 
 def probabilities(
-    codes: NDArray[np.float32],
-    index: NDArray[np.float32],
+    codes: NDArray[np.generic],
+    index: NDArray[np.generic],
     frames: SegmentFrames,
     *,
     matcher: Matcher,
@@ -167,7 +162,7 @@ def probabilities(
     return out.T
 
 
-def attention(index: NDArray[np.float32], frames: SegmentFrames) -> NDArray[np.float32]:
+def attention(index: NDArray[np.generic], frames: SegmentFrames) -> NDArray[np.float32]:
     """a, how much each segment of a target, index (n, Dk), attends to each frame of some segments:
     float32 (n, F), of the frames of one segment together 1. For showing: it takes a loop."""
     heat = index.astype(np.float64) @ frames.key.astype(np.float64).T
