@@ -73,6 +73,8 @@ def drawn(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int64], int]
     values = rng.uniform(-1, 1, (len(codes), targets))
     if draw(st.booleans()):
         values = np.round(values * draw(st.sampled_from([1, 3, 50]))) / 50
+    else:  # so unlike in size that sums depend on their order
+        values *= 2.0 ** -rng.integers(0, 60, values.shape)
     return values.astype(np.float32), codes, seed
 
 
@@ -139,9 +141,11 @@ def test_a_large_candidate_among_small_ones() -> None:
 
 
 def test_how_many_pairs_count() -> None:
-    """0.2 · 5 · k is not a hair above k; at least one counts; never more than there are."""
+    """0.07 of 100 is 7, not a hair more; at least one counts; never more than there are."""
     pairs = np.array([1, 2, 5, 10, 15, 160, 161, 35_000])
     assert Aggregation().counted(pairs).tolist() == [1, 1, 1, 2, 3, 32, 33, 7000]
+    assert 0.07 * 100 > 7
+    assert Aggregation(top=0.07).counted(np.array([99, 100, 101])).tolist() == [7, 7, 8]
     assert Aggregation(top=1).counted(pairs).tolist() == pairs.tolist()
     assert Aggregation(top=1e-12).counted(pairs).tolist() == [1] * len(pairs)
 
