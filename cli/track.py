@@ -1,6 +1,8 @@
 """`reid track`: the people in videos as boxes of tracks, by a detector and a tracker."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -55,29 +57,33 @@ def command(
         raise UsageError(f"--out {out}: a .csv file, please")
     if not out.absolute().parent.is_dir() or out.is_dir():
         raise UsageError(f"--out {out}: name a file in a folder that is there")
+    track_videos(
+        videos,
+        detector=detector,
+        out=out,
+        confidence=confidence,
+        every=every,
+        least=least,
+        videos=listed,
+        strict=strict,
+    )
+
+
+def track_videos(paths: Sequence[Path], *, out: Path, **options: Any) -> None:
+    """`write_tracks`, with a progress bar, and lines on standard error for what is amiss and what
+    was found."""
     from extractors.video.sources import claimed_frames
     from extractors.video.track import write_tracks
 
     from .formats import counted, printable
 
-    with progress_bar(claimed_frames(videos), unit="frame") as bar:
+    with progress_bar(claimed_frames(paths), unit="frame") as bar:
 
         def tell(fault: Exception) -> None:
             bar.clear()
             click.echo(printable(str(fault)), err=True)
 
-        done = write_tracks(
-            videos,
-            detector=detector,
-            out=out,
-            confidence=confidence,
-            every=every,
-            least=least,
-            videos=listed,
-            strict=strict,
-            tell=tell,
-            progress=bar.update,
-        )
+        done = write_tracks(paths, out=out, tell=tell, progress=bar.update, **options)
     click.echo(
         f"{out}: {counted(done.tracks, 'track')} in {counted(done.videos, 'video')}, "
         f"{done.boxes:,} boxes",

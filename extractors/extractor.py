@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from reid_index.fingerprint import Fingerprint
 from reid_index.matcher import Matcher
 
+from .segments import MeanEncoder, SegmentEncoder
+
 Crop = NDArray[np.uint8]
 """A person's picture: uint8 (height, width, 3), RGB, 0…255, any size from 1×1."""
 
@@ -55,6 +57,12 @@ class Extractor(ABC):
         """How `Embedding.parts` of two items are compared; None where items are by `global_`
         alone, parts or not."""
         return None
+
+    @property
+    def segments(self) -> SegmentEncoder:
+        """What makes a segment's vector of those of its frames: their mean, unless a model has
+        learnt better. Galleries of segments have its `dim` and `matcher`."""
+        return MeanEncoder(self.dim)
 
     @abstractmethod
     def prepare(self, crop: Crop) -> NDArray[Any]:

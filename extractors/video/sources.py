@@ -5,9 +5,9 @@ Frames are decoded in order while the source is walked; who walks it makes crops
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,13 @@ WHOLE = "whole"
 """The track of a whole video that is taken as one candidate."""
 
 
+Known = Callable[[Path, str | None, int, tuple[float, float, float, float] | None], bool]
+"""Whether a box is in a gallery already: file, track, frame and box; of a whole video its first
+frame, without one."""
+
+IN_GALLERY = "in the gallery already"
+
+
 def is_video(path: Path) -> bool:
     """Whether a path is a video's, by its suffix alone."""
     return path.suffix.lower() in SUFFIXES
@@ -45,13 +52,15 @@ def find_videos(
     whole: bool,
     every: int = 1,
     videos: Path | None,
+    known: Known = lambda *_crop: False,
 ) -> Source:
     """The people in videos: a picture for each frame that has any, a person for each of its boxes.
 
     paths: video files, and folders, of which every video in them or below is taken (hidden ones
     and linked folders are not). tracks: a file or folder of boxes, see `read_tracks`. whole:
     instead, each frame is one crop of the track "whole". every: take the first, and then every so
-    manieth box of a track, or frame. videos: cameras and start times, see `read_facts`.
+    manieth box of a track, or frame. videos: cameras and start times, see `read_facts`. known: what
+    is left out, and counted; videos of which all is are not opened.
 
     Item columns of a person: video, track, camera, person, frame_first = frame_last = the number
     from 0, start_s = end_s = seconds in the video and, where the video's start is known, start =
@@ -85,6 +94,12 @@ def find_videos(
     ]
     if found is not None:
         walks = [walk for walk in walks if walk.boxes is not None]
+    new = [one for one in (walk.without(known) for walk in walks) if one is not None]
+    left_out = {} if found is None else dict(found.left_out)
+    again = sum(walk.count() for walk in walks) - sum(walk.count() for walk in new)
+    if again:
+        left_out[IN_GALLERY] = again
+        walks = new
 
     def pictures() -> Iterator[Picture]:
         for reason in () if found is None else found.faults:
@@ -96,7 +111,7 @@ def find_videos(
         root=root,
         count=sum(walk.count() for walk in walks),
         columns={},
-        left_out={} if found is None else found.left_out,
+        left_out=left_out,
         pictures=pictures,
         notes=(*notes, *(() if found is None else found.notes)),
     )
@@ -175,6 +190,22 @@ class _Walk:
         except UnreadableVideo:
             return 1
         return max(1, math.ceil(_claimed(video) / self.every))
+
+    def without(self, known: Known) -> "_Walk | None":
+        """What is not known of it; None where all is."""
+        if self.boxes is None:
+            return None if known(self.path, WHOLE, 0, None) else self
+        rows = zip(
+            self.boxes.track, self.boxes.frame.tolist(), self.boxes.box.tolist(), strict=True
+        )
+        new = [
+            at
+            for at, (track, frame, (x, y, width, height)) in enumerate(rows)
+            if not known(self.path, track, frame, (x, y, width, height))
+        ]
+        if len(new) == len(self.boxes.frame):
+            return self
+        return replace(self, boxes=self.boxes.chosen(new)) if new else None
 
     def pictures(self) -> Iterator[Picture]:
         for reason, count in () if self.boxes is None else self.boxes.refused:

@@ -62,9 +62,13 @@ class TrackBoxes:
             if track is None or seen[track] % every == 0:
                 chosen.append(at)
             seen[track] += 1
+        return self.chosen(chosen)
+
+    def chosen(self, chosen: Sequence[int]) -> "TrackBoxes":
+        """Some of the boxes, by their places, ascending."""
         return TrackBoxes(
-            frame=self.frame[chosen],
-            box=self.box[chosen],
+            frame=self.frame[list(chosen)],
+            box=self.box[list(chosen)],
             track=[self.track[at] for at in chosen],
             person=[self.person[at] for at in chosen],
             camera=[self.camera[at] for at in chosen],
