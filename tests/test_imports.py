@@ -39,6 +39,7 @@ LOADED_LATE = {
     for name in (
         *("crowd", "explained", "figure", "formats", "heat_sheet", "judge", "judge_report"),
         *("match_formats", "matrix", "plots", "report", "sheet", "sides", "target", "world"),
+        *("strips", "timeline", "video_formats", "video_sheet", "video_target"),
     )
 }
 EXTRACTORS_MAY = {
