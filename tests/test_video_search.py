@@ -211,8 +211,12 @@ def test_frames_are_attended_to(make_gallery: Make, options: dict[str, Any]) -> 
         assert winner.match.similarity == pytest.approx(cosine, abs=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"how": "above", "above": 0.6}])
 @pytest.mark.parametrize(("shortlist", "k"), [(1, 1), (20, 3), (60, 2), (20, 15), (159, 1)])
-def test_a_shortlist_is_of_the_best_by_cosines(make_gallery: Make, shortlist: int, k: int) -> None:
+def test_a_shortlist_is_of_the_best_by_cosines(
+    make_gallery: Make, shortlist: int, k: int, options: dict[str, Any]
+) -> None:
+    """Of the best share of them, also where probabilities above a threshold count."""
     made = filled(make_gallery, cuts=(9, 90), frames=True)
     codes = own_codes(TARGET)
     rows = VECTORS.astype(float) / np.linalg.norm(VECTORS.astype(float), axis=1, keepdims=True)
@@ -223,15 +227,16 @@ def test_a_shortlist_is_of_the_best_by_cosines(make_gallery: Make, shortlist: in
         if len(covered) >= shortlist and count >= k:
             break
         covered += [row for row in range(ROWS) if key_of(row) == key_of(first)]
-    result = made.search_videos(codes, index=TARGET.index, k=k, shortlist=shortlist)
-    wanted = expected(probability(codes), covered)
+    result = made.search_videos(codes, index=TARGET.index, k=k, shortlist=shortlist, **options)
+    wanted = expected(probability(codes), covered, **options)
     np.testing.assert_allclose(
         [one.score for one in result.candidates], [one[0] for one in wanted[:k]], atol=1e-6
     )
-    assert (result.covered, result.of) == (len(wanted), len(coarse))
-    assert result.exact is (len(wanted) == len(coarse))
+    candidates = len(expected(probability(codes), covered))
+    assert (result.covered, result.of) == (candidates, len(coarse))
+    assert result.exact is (candidates == len(coarse))
     assert result.plan == (
-        f"coattention over {len(covered)} of 160 allowed segments, {len(wanted)} of "
+        f"coattention over {len(covered)} of 160 allowed segments, {candidates} of "
         f"{len(coarse)} candidates"
     )
 
@@ -362,6 +367,8 @@ def test_scores_for_an_evaluation_are_those_of_the_search(make_gallery: Make, fr
     assert (bounds == 0).all()
     queries, rows = np.indices(keys.shape).reshape(2, -1)
     np.testing.assert_array_equal(scores.exact(queries, rows), keys.reshape(-1))
+    some = np.random.default_rng(0).integers(0, len(rows), 50)
+    np.testing.assert_array_equal(scores.exact(queries[some], rows[some]), keys.reshape(-1)[some])
     np.testing.assert_array_equal(scores.chunk(1, 2)[0], keys[1:])
     for query in range(2):
         rows = targets.rows_of(query)
@@ -397,3 +404,26 @@ def test_frames_of_half_precision(make_gallery: Make) -> None:
     np.testing.assert_allclose(
         [one.score for one in result.candidates], [one[0] for one in wanted], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_equal_candidates_come_by_their_smallest_item(make_gallery: Make, frames: bool) -> None:
+    """Whatever the order of their rows; and so do the pairs of one, then by the target's segment.
+    The candidate is known by the row of that item."""
+    numbers = np.random.default_rng(4).permutation(60)
+    made = make_gallery(dim=DIM, matcher=COATTENTION if frames else None)
+    items = [
+        {"item": int(number), "track": str(number % 20), "start_s": float(number), "camera": 1}
+        for number in numbers
+    ]
+    same = FRAMES.take(np.zeros(60, np.int64)) if frames else None
+    made.add(np.repeat(VECTORS[:1], 60, axis=0), items, frames=same)
+    asked: dict[str, Any] = {"index": TARGET.index[[0, 0]], "shortlist": 30} if frames else {}
+    result = made.search_videos(ASKED[[0, 0]], k=9, winners=3, top=0.4, **asked)
+    found = result.candidates
+    assert [one.track for one in found] == [str(number) for number in range(9)]
+    assert len({one.score for one in found}) == 1
+    assert [one.start_s for one in found] == [float(number) for number in range(9)]
+    for number, one in enumerate(found):
+        pairs = [(winner.match.item, winner.target) for winner in one.winners]
+        assert pairs == [(number, 0), (number, 1), (number + 20, 0)]

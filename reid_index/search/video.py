@@ -236,7 +236,7 @@ def _candidates(
     for one, winners in zip(best, won, strict=True):
         its = known.slice(at, len(one.rows))
         at += len(one.rows)
-        first = its.slice(int(np.argmin(searched.rows.items[one.rows])), 1).to_pylist()[0]
+        shared = its.slice(0, 1).to_pylist()[0]  # rows of one track, so all have the same
         spans = {
             name: (pc.min if name.startswith("start") else pc.max)(its[name]).as_py()
             for name in _SPANS
@@ -248,10 +248,10 @@ def _candidates(
                 segments=len(one.rows),
                 pairs=len(one.rows) * targets,
                 counted=one.counted,
-                video=first["video"],
-                camera=first["camera"],
-                track=first["track"],
-                person=first["person"],
+                video=shared["video"],
+                camera=shared["camera"],
+                track=shared["track"],
+                person=shared["person"],
                 winners=winners,
                 **spans,
             )

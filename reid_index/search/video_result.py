@@ -14,7 +14,8 @@ class Winner:
 
     target: which segment of the target, from 0. similarity: of the pair, higher is more alike:
     cosine, inner product, or the probability that both show one person. match: the candidate's
-    segment, as a search for items gives it; its rank is that among the candidate's winners.
+    segment, as a search for items gives it, with the score of its vector; its rank is that among
+    the candidate's winners.
     """
 
     target: int
@@ -28,7 +29,7 @@ class Candidate:
 
     rank: from 1. score: higher is more alike. segments: how many of its segments were allowed;
     pairs: times those of the target; counted: the pairs that the score is of. video, camera, track,
-    person: as its first allowed segment has them. start, end, start_s, end_s: from its first to its
+    person: as all of its segments have them. start, end, start_s, end_s: from its first to its
     last allowed segment. winners: the best of the pairs counted, best first.
     """
 
