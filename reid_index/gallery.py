@@ -17,11 +17,14 @@ from .fingerprint import Fingerprint
 from .generation import Generation
 from .matcher import Matcher
 from .metric import Metric, parse_metric
+from .search.aggregate import Aggregation
 from .search.knn import Neighbours
 from .search.matching import SHORTLIST
 from .search.query import answer, answers, check_k, neighbours
 from .search.query_vectors import query_batch
 from .search.result import Result
+from .search.video import search_videos
+from .search.video_result import VideoResult
 from .store import commit
 from .store.append import (
     NewShard,
@@ -535,6 +538,63 @@ class Gallery:
             threshold=threshold,
             parts=parts,
             how=present.how(recall=recall, device=device, shortlist=shortlist),
+        )
+
+    def search_videos(
+        self,
+        query: ArrayLike,
+        *,
+        index: ArrayLike | None = None,
+        k: int = 20,
+        where: str | None = None,
+        not_camera: Sequence[int] = (),
+        top: float = 0.2,
+        how: str = "sum",
+        above: float | None = None,
+        shortlist: int | None = None,
+        exact: bool = False,
+        winners: int = 3,
+        fingerprint: Fingerprint | None = None,
+    ) -> VideoResult:
+        """The k tracks most like a video, of those with allowed items; see aggregate.py.
+
+        query: (n, D), or (D,) of a target of one segment: the vectors of its segments; in a gallery
+        with a matcher of frames, their self-attended codes as the encoder makes them, not brought
+        to length 1. index: (n, Dk), their index vectors, in such a gallery, and needed there.
+        Candidates are tracks (see tracks.py) of segments or of single items, and items without a
+        track by themselves. where, not_camera: as in `search`; a candidate has only its allowed
+        items, and is not there without any.
+        Each pair of a target's segment and a candidate's item has a similarity: cosine, inner
+        product or −distance; with a matcher of frames, the probability that both show one person.
+        how: "sum" or "mean" of the best pairs, which are the share `top`, in (0, 1], of the
+        candidate's n · k, rounded up; or "above", the sum of all similarities ≥ `above`, of
+        candidates that have one. In a Euclidean gallery sums grow more negative the longer a
+        candidate is: "mean" is of use.
+        shortlist: with a matcher of frames, how many segments are attended to: candidates are
+        ordered by the same score of the cosines of vectors, and the first of them, at least k, are
+        compared with all of their segments, until these are so many; 1,000 unless given. exact: all
+        candidates are. winners: how many of the pairs that count are told of each candidate.
+        fingerprint: of the query's extractor; checked when given.
+
+        Equal scores are ordered by the smallest item id of the candidates. Raises UsageError (k,
+        top, how, above, shortlist, winners, index), WhereError, DimensionMismatch,
+        NotFiniteError, ExtractorMismatch.
+        """
+        if fingerprint is not None:
+            self.check_fingerprint(fingerprint, of="the query")
+        present = self._generation
+        return search_videos(
+            present.searched,
+            present.tracks,
+            query,
+            index=index,
+            k=k,
+            where=where,
+            not_camera=not_camera,
+            aggregation=Aggregation(how=how, top=top, above=above),
+            shortlist=shortlist,
+            exact=exact,
+            winners=winners,
         )
 
     def nearest(

@@ -21,6 +21,7 @@ from .search.exact import Block
 from .search.knn import Rows
 from .search.matching import Matching
 from .search.query import How, Reranker, Searched
+from .search.video import Tracks
 from .store.append import shard_at
 from .store.attached import attached_folder
 from .store.commit import Opened
@@ -201,6 +202,11 @@ class Generation:
             matching=self.matching,
             coattending=self.coattending,
         )
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """The candidates that a video is compared with."""
+        return Tracks(self.searched.items)
 
     @cached_property
     def matching(self) -> Matching | None:

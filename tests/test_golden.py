@@ -143,7 +143,7 @@ def test_no_byte_has_changed() -> None:
 def test_it_is_whole_and_reading_it_writes_nothing(copy: Gallery, folder: str) -> None:
     assert verify_gallery(copy) == []
     if has_frames(copy):
-        copy.nearest([[1, 2, 3, 4]], where="camera = 2")
+        copy.search_videos([1, 2, 3, 4], index=[1, 0, 0], where="camera = 2")
     else:
         copy.search([1, 2, 3, 4], where="camera = 2", parts=asked_parts(copy, 5000))
     assert contents(copy.path) == contents(DATA / folder)
@@ -473,6 +473,71 @@ def test_its_frames(golden: Golden) -> None:
     kept = [number for number in range(golden.added) if number not in golden.compacted]
     blocks = [shard.arrays["frame_key"] for shard in open_shards(golden)]
     np.testing.assert_array_equal(np.concatenate(blocks), frames_of(kept).key)
+
+
+@goldens
+@pytest.mark.parametrize("where", [None, "camera = 2"])
+def test_its_answers_to_a_video(golden: Golden, where: str | None) -> None:
+    """Of three segments, that no golden gallery holds."""
+    if golden.bias is None:
+        return
+    asked = frames_of([5000, 5001, 5002])
+    pairs = np.array(
+        [
+            [probability(golden.bias, asked, target, n) for target in range(3)]
+            for n in golden.numbers
+        ]
+    )
+    expected = {}
+    for track in {number // 3 for number in golden.numbers}:
+        rows = [
+            row
+            for row, n in enumerate(golden.numbers)
+            if n // 3 == track and (where is None or item(n)["camera"] == 2)
+        ]
+        groups: dict[Any, list[int]] = {}
+        for row in rows:
+            known = item_of_segment(golden.numbers[row])
+            key = tuple(known.get(name) for name in ("video", "camera", "track", "person"))
+            groups.setdefault(key, []).append(row)
+        for some in groups.values():
+            best = np.sort(pairs[some].reshape(-1))[::-1]
+            count = max(1, int(np.ceil(0.2 * len(best) - 1e-9)))
+            expected[golden.numbers[some[0]]] = best[:count].sum()
+    result = Gallery.open(golden.path).search_videos(
+        own_codes_by_numpy(asked), index=asked.index, k=100, where=where, exact=True
+    )
+    found = {
+        min(winner.match.item for winner in one.winners): one.score for one in result.candidates
+    }
+    assert len(result.candidates) == len(expected)
+    np.testing.assert_allclose(
+        [one.score for one in result.candidates], sorted(expected.values())[::-1], atol=1e-6
+    )
+    assert set(found) <= set(golden.numbers)
+
+
+def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    odds = np.exp(values - values.max())
+    return odds / odds.sum()
+
+
+def code(index: NDArray[np.generic], frames: SegmentFrames, at: int) -> NDArray[np.float64]:
+    """Of one of some segments, for an index vector."""
+    here = slice(frames.offset[at], frames.offset[at + 1])
+    shares = softmax(frames.key[here].astype(np.float64) @ index.astype(np.float64))
+    return shares @ frames.value[here].astype(np.float64)
+
+
+def own_codes_by_numpy(asked: SegmentFrames) -> NDArray[np.float64]:
+    return np.array([code(asked.index[at], asked, at) for at in range(len(asked))])
+
+
+def probability(bias: float, asked: SegmentFrames, target: int, number: int) -> float:
+    """The equations of coattention.py, plainly."""
+    own = code(asked.index[target], asked, target).astype(np.float32)
+    its = code(asked.index[target], frames_of([number]), 0)
+    return float(1 / (1 + np.exp(-(bias + (np.array(HEAD) * (own - its) ** 2).sum()))))
 
 
 def open_shards(golden: Golden) -> list[Shard]:

@@ -39,7 +39,7 @@ LOADED_LATE = {
 }
 EXTRACTORS_MAY = {
     *("errors", "files", "fingerprint", "matcher", "metric", "reading"),
-    *("store.items", "store.shard", "store.vectors"),
+    *("store.items", "store.shard", "store.tracks", "store.vectors"),
 }
 
 

@@ -376,13 +376,7 @@ def _result(
     kept = len(found.rows)
     if threshold is not None and reranked is None and matched is None:
         kept = int(np.count_nonzero(_reaches(found.scores, threshold, searched.metric)))
-    matches = _matches(
-        searched,
-        found.rows[:kept],
-        found.scores[:kept],
-        reranked or [None] * kept,
-        matched or [None] * kept,
-    )
+    matches = matches_of(searched, found.rows[:kept], found.scores[:kept], reranked, matched)
     times["items"] = time.perf_counter() - start
     return Result(
         matches=matches,
@@ -494,13 +488,16 @@ def _best(
     )
 
 
-def _matches(
+def matches_of(
     searched: Searched,
     rows: NDArray[np.int64],
     scores: NDArray[np.float32],
-    reranked: Sequence[float | None],
-    matched: Sequence[float | None],
+    reranked: Sequence[float | None] | None = None,
+    matched: Sequence[float | None] | None = None,
 ) -> tuple[Match, ...]:
+    """What is known of some stored rows, ranked from 1 in that order. scores: similarities, or
+    distances in a Euclidean gallery."""
+    nothing: list[float | None] = [None] * len(rows)
     ends = np.cumsum([len(block.vectors) for block in searched.rows.blocks])
     blocks = np.searchsorted(ends, rows, side="right")
     records = searched.items.take(pa.array(rows)).to_pylist()
@@ -516,7 +513,15 @@ def _matches(
             matched_distance=by_parts,
         )
         for rank, (record, block, value, after, by_parts) in enumerate(
-            zip(records, blocks.tolist(), scores.tolist(), reranked, matched, strict=True), start=1
+            zip(
+                records,
+                blocks.tolist(),
+                scores.tolist(),
+                reranked or nothing,
+                matched or nothing,
+                strict=True,
+            ),
+            start=1,
         )
     )
 

@@ -1,0 +1,282 @@
+"""One query of a video: where → allowed rows, by candidate → similarities of all pairs → scores."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import UsageError
+from ..filters.allowed import Allowed
+from ..metric import Metric
+from ..store.tracks import COLUMNS, tracks_of
+from .aggregate import ABOVE, Aggregation, Groups, fill_pairs, score_groups, winning_pairs
+from .coattention import FramePairs
+from .matching import check_shortlist
+from .pairs import Pairs, VectorPairs
+from .query import Searched, check_k, matches_of
+from .query_vectors import query_vectors
+from .video_result import Candidate, VideoResult, Winner
+
+SHORTLIST = 1000
+"""Segments whose frames are attended to, unless told otherwise."""
+
+
+class Tracks:
+    """The candidates of one generation: the stored rows of each track."""
+
+    def __init__(self, items: pa.Table) -> None:
+        self._items = items
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """Each stored row's candidate, by number."""
+        return tracks_of(self._items.select(COLUMNS))
+
+    @cached_property
+    def all(self) -> Groups:
+        """All of them, with all that is stored."""
+        return Groups.of(self.codes)
+
+    def among(self, allowed: Allowed) -> Groups:
+        """Those with allowed rows, and these."""
+        return self.all if allowed.mask is None else self.all.among(allowed.mask, self.codes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is looked for: vectors (n, D), of length 1 for cosine; codes (n, Dv), as the encoder
+    makes them, and index (n, Dk), where frames are compared."""
+
+    vectors: NDArray[np.float32]
+    codes: NDArray[np.float32]
+    index: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+def search_videos(
+    searched: Searched,
+    tracks: Tracks,
+    query: ArrayLike,
+    *,
+    index: ArrayLike | None,
+    k: int,
+    where: str | None,
+    not_camera: Sequence[int],
+    aggregation: Aggregation,
+    shortlist: int | None,
+    exact: bool,
+    winners: int,
+) -> VideoResult:
+    """Answer one query; see `Gallery.search_videos` for the arguments and what is raised."""
+    check_k(k)
+    _check_options(searched, shortlist, winners, exact=exact)
+    target = _target(searched, query, index)
+    times: dict[str, float] = {}
+    start = time.perf_counter()
+    allowed = searched.filters.allowed(where=where, not_camera=not_camera)
+    times["where"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    groups = tracks.among(allowed)
+    ids = searched.rows.items
+    first_items = np.minimum.reduceat(ids[groups.rows], groups.offsets[:-1]) if len(groups) else ids
+    times["group"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    scored, plan = np.arange(len(groups)), f"all pairs of {len(target)} × {allowed.count:,} rows"
+    pairs, dim = _vector_pairs(searched, target.vectors), searched.dim
+    if target.index is not None:
+        if not exact and allowed.count > (shortlist or SHORTLIST):
+            scored = _shortlisted(
+                pairs,
+                groups,
+                first_items,
+                target=target,
+                aggregation=aggregation,
+                segments=shortlist or SHORTLIST,
+                least=k,
+            )
+            times["shortlist"] = time.perf_counter() - start
+            start = time.perf_counter()
+        pairs = _frame_pairs(searched, target)
+        dim = 16 * searched.dim  # some frames, each with key and value
+        covered = int(groups.sizes[scored].sum())
+        plan = (
+            f"coattention over {covered:,} of {allowed.count:,} allowed segments, "
+            f"{len(scored):,} of {len(groups):,} candidates"
+        )
+    found = score_groups(
+        pairs, groups.take(scored), targets=len(target), dim=dim, aggregation=aggregation
+    )
+    order = np.lexsort((first_items[scored], -found.scores))
+    order = order[found.counted[order] > 0][:k]
+    times["score"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    best = [
+        _Best(
+            rows=groups.rows_of(int(scored[place])),
+            score=float(found.scores[place]),
+            counted=int(found.counted[place]),
+        )
+        for place in order
+    ]
+    candidates = tuple(
+        _candidate(searched, target, one, pairs, rank, aggregation=aggregation, winners=winners)
+        for rank, one in enumerate(best, start=1)
+    )
+    times["items"] = time.perf_counter() - start
+    return VideoResult(
+        candidates=candidates,
+        k=k,
+        targets=len(target),
+        allowed=allowed.count,
+        rows=searched.live.count,
+        of=len(groups),
+        covered=len(scored),
+        metric=searched.metric,
+        generation=searched.generation,
+        plan=plan,
+        exact=len(scored) == len(groups),
+        seconds=times,
+    )
+
+
+def _check_options(searched: Searched, shortlist: int | None, winners: int, *, exact: bool) -> None:
+    check_shortlist(shortlist)
+    if isinstance(winners, bool) or not isinstance(winners, int | np.integer) or winners < 0:
+        raise UsageError(f"winners must be a whole number from 0 up, got {winners!r}")
+    if shortlist is not None and searched.coattending is None:
+        raise UsageError(
+            "this gallery compares all pairs of vectors, so a shortlist says nothing: leave it out"
+        )
+    if shortlist is not None and exact:
+        raise UsageError("exact compares all that is allowed, no shortlist of it: leave one out")
+
+
+def _target(searched: Searched, query: ArrayLike, index: ArrayLike | None) -> Target:
+    vectors = query_vectors(query, dim=searched.dim, metric=searched.metric, combine="best")
+    codes = np.atleast_2d(np.asarray(query)).astype(np.float32)
+    if searched.coattending is not None:
+        asked = searched.coattending.asked(index, segments=len(vectors))
+        return Target(vectors=vectors, codes=codes, index=asked)
+    if index is not None:
+        raise UsageError(
+            "this gallery compares items by their vectors alone, so index vectors say nothing: "
+            "leave them out"
+        )
+    return Target(vectors=vectors, codes=codes, index=None)
+
+
+def _vector_pairs(searched: Searched, vectors: NDArray[np.float32]) -> Pairs:
+    blocks = [block.vectors for block in searched.rows.blocks]
+    return VectorPairs(vectors, blocks, metric=searched.metric)
+
+
+def _frame_pairs(searched: Searched, target: Target) -> Pairs:
+    assert searched.coattending is not None
+    assert target.index is not None
+    coattending = searched.coattending
+    return FramePairs(target.codes, target.index, coattending.blocks, matcher=coattending.matcher)
+
+
+def _shortlisted(
+    pairs: Pairs,
+    groups: Groups,
+    first_items: NDArray[np.int64],
+    *,
+    target: Target,
+    aggregation: Aggregation,
+    segments: int,
+    least: int,
+) -> NDArray[np.int64]:
+    """The candidates that are most alike by the cosines of their segments, until these are so many
+    segments and at least so many candidates. A threshold of probabilities says nothing of cosines:
+    instead of it, the best share of the pairs counts."""
+    coarse = Aggregation(top=aggregation.top) if aggregation.how == ABOVE else aggregation
+    dim = target.vectors.shape[1]
+    found = score_groups(pairs, groups, targets=len(target), dim=dim, aggregation=coarse)
+    order = np.lexsort((first_items, -found.scores))
+    covered = np.cumsum(groups.sizes[order])
+    enough = int(np.searchsorted(covered, segments)) + 1
+    return order[: max(enough, least)]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """A candidate that is answered with: its allowed rows, its score, and of how many pairs."""
+
+    rows: NDArray[np.int64]
+    score: float
+    counted: int
+
+
+def _candidate(
+    searched: Searched,
+    target: Target,
+    best: _Best,
+    pairs: Pairs,
+    rank: int,
+    *,
+    aggregation: Aggregation,
+    winners: int,
+) -> Candidate:
+    ids = searched.rows.items[best.rows]
+    known = searched.items.select([*COLUMNS, "start", "end", "start_s", "end_s"]).take(
+        pa.array(best.rows)
+    )
+    first = known.slice(int(np.argmin(ids)), 1).to_pylist()[0]
+    return Candidate(
+        rank=rank,
+        score=best.score,
+        segments=len(best.rows),
+        pairs=len(best.rows) * len(target),
+        counted=best.counted,
+        video=first["video"],
+        camera=first["camera"],
+        track=first["track"],
+        person=first["person"],
+        start=pc.min(known["start"]).as_py(),
+        end=pc.max(known["end"]).as_py(),
+        start_s=pc.min(known["start_s"]).as_py(),
+        end_s=pc.max(known["end_s"]).as_py(),
+        winners=_winners(searched, target, best.rows, pairs, aggregation, winners),
+    )
+
+
+def _winners(
+    searched: Searched,
+    target: Target,
+    rows: NDArray[np.int64],
+    pairs: Pairs,
+    aggregation: Aggregation,
+    count: int,
+) -> tuple[Winner, ...]:
+    """The best pairs of a candidate. Their matches have the scores of their vectors."""
+    if count == 0:
+        return ()
+    values = np.empty((len(rows), len(target)), np.float32)
+    fill_pairs(pairs, rows, values, dim=searched.dim)
+    best = winning_pairs(values, searched.rows.items[rows], aggregation)[:count]
+    similarities = values[best[:, 0], best[:, 1]]
+    scores = similarities
+    if target.index is not None:
+        room = np.empty((len(best), len(target)), np.float32)
+        _vector_pairs(searched, target.vectors)(rows[best[:, 0]], room)
+        scores = room[np.arange(len(best)), best[:, 1]]
+    if searched.metric is Metric.EUCLIDEAN:
+        scores = -scores
+    matches = matches_of(searched, rows[best[:, 0]], scores)
+    return tuple(
+        Winner(target=of, similarity=similarity, match=match)
+        for of, similarity, match in zip(
+            best[:, 1].tolist(), similarities.tolist(), matches, strict=True
+        )
+    )
