@@ -14,10 +14,13 @@ from conftest import FINGERPRINT
 from evaluation_world import assert_figures, evaluated, figures, unit
 from scipy.io import savemat
 from test_coattention import by_loops, drawn
+from test_coattention_network import PLAN, made
 from test_sheet import parse
+from training_world import FED
 
 from cli.world import draw_crop
-from reid_index import Gallery, Matcher
+from extractors.trained import Model, TrainedExtractor, write_model
+from reid_index import Gallery, Matcher, SegmentFrames
 from reid_index.search.coattention import own_codes
 
 STRIPES = ("--extractor", "stripes")
@@ -316,7 +319,8 @@ def test_a_row_and_a_strip_for_each_tracklet(mars, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(QUERIES)
     for row, record, key in zip(rows, asked.records, keys, strict=True):
-        assert mars[0] / row["source"] in record["files"]
+        files = record["files"]
+        assert mars[0] / row["source"] == files[min(4, len(files)) // 2]
         assert (row["person"], int(row["camera"])) == (record["person"], record["camera"])
         relevant = sum(
             other["person"] == record["person"] and other["camera"] != record["camera"]
@@ -396,6 +400,62 @@ def test_co_attention(attending, options, rule):
     assert rest["matcher"] == by
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of co-attention with weights drawn at random."""
+    path = tmp_path_factory.mktemp("model") / "m.safetensors"
+    write_model(path, Model(made(), PLAN, FED, {}))
+    return path
+
+
+def of_network(side, extractor):
+    """The tracklets' segments as the network encodes them: codes, frames, rows of each."""
+    every, lengths, groups = [], [], []
+    for record in side.records:
+        frames = extractor.extract([pixels_of(path) for path in record["files"]]).global_
+        spans = [frames] if len(frames) <= 4 else []
+        if not spans:
+            firsts = list(range(0, len(frames) - 3, 2))
+            firsts += [len(frames) - 4] if firsts[-1] + 4 != len(frames) else []
+            spans = [frames[first : first + 4] for first in firsts]
+        groups.append(np.arange(len(lengths), len(lengths) + len(spans)))
+        every += spans
+        lengths += map(len, spans)
+    offset = np.concatenate([[0], np.cumsum(lengths)])
+    found = extractor.segments.encode(np.concatenate(every), offset)
+    return found.global_, SegmentFrames(found.index, found.key, found.value, offset), groups
+
+
+def test_a_network_of_co_attention(mars, model, tmp_path):
+    """As the extractor of folders, of galleries, and of a folder beside a gallery; tracklets are
+    compared by their segments without being asked."""
+    asked, searched = sides_of(mars, "mars-torchreid")
+    extractor = TrainedExtractor(model)
+    codes, frames, of_asked = of_network(asked, extractor)
+    _, candidates, of_searched = of_network(searched, extractor)
+    pairs, _ = by_loops(codes, frames.index, candidates, extractor.segments.matcher)
+    keys = np.array([[-score(pairs[np.ix_(p, g)]) for g in of_searched] for p in of_asked])
+    apart = np.diff(np.sort(keys, axis=1), axis=1)
+    assert apart.min() > 1e-5  # no rank is left to rounding
+    wanted = figures(keys, asked.records, searched.records)
+
+    named = ("--extractor", "trained", "--weights", model)
+    options = ("--protocol", "mars-torchreid")
+    found, rest, told = evaluated(mars[0], mars[0], *options, *CUT, *named)
+    assert_figures(found, wanted)
+    assert rest["matcher"] == "coattention over frames, 8 dimensions"
+    assert rest["aggregate"] == SAID
+    assert "are compared by the mean of the best 20 %" in told
+    for name, side in (("q", asked), ("g", searched)):
+        listed = write_list(tmp_path / f"{name}.csv", side)
+        succeed("build", listed, "--out", tmp_path / name, *CUT, *named)
+    assert_figures(evaluated(tmp_path / "g", tmp_path / "q", *options)[0], wanted)
+    assert_figures(evaluated(tmp_path / "g", mars[0], *options)[0], wanted)
+    plain, rest, _ = evaluated(tmp_path / "g", tmp_path / "q", *options, "--global-only")
+    assert (rest["matcher"], rest["aggregate"]) == (None, SAID)
+    assert plain != found
+
+
 # What is refused
 
 
@@ -449,7 +509,8 @@ def test_what_has_no_answer_in_euclidean_galleries(mars, stored):
     assert_refused(result, code=2, text="c-euclidean compares crops by euclidean, and the other")
 
 
-def test_euclidean_distances_are_averaged(mars, stored):
+def test_euclidean_distances_are_averaged(mars, stored, tmp_path):
+    pytest.importorskip("matplotlib")
     _, searched = sides_of(mars, "mars-torchreid")
     segments = []
     for frames in searched.frames:
@@ -460,9 +521,13 @@ def test_euclidean_distances_are_averaged(mars, stored):
     gaps = [[np.linalg.norm(segments[a][:, None] - b, axis=2) for b in segments] for a in asked]
     keys = np.array([[-score(-gap) for gap in row] for row in gaps])
     folder = stored / "s-euclidean"
-    found, _, _ = evaluated(folder, folder)
+    found, _, _ = evaluated(folder, folder, "--report", tmp_path / "r")
     records = [searched.records[row] for row in asked]
     assert_figures(found, figures(keys, records, searched.records, same_item=True))
+    page = parse((tmp_path / "r" / "report.html").read_text())
+    shown = [" ".join(card.text.split()) for card in page.of_class("candidate")]
+    distances = {float(card.split("distance ")[1].split()[0]) for card in shown}
+    assert all(np.abs(keys - one).min() < 0.0006 for one in distances)
 
 
 def test_a_folder_of_crops_is_not_cut(mars):
