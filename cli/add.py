@@ -23,6 +23,7 @@ from .sources import (
     extraction_options,
     find_people,
     find_source,
+    gallery_cut,
     gallery_extractor,
     kind_of,
     read_vector_file,
@@ -36,7 +37,6 @@ from .sources import (
 
 if TYPE_CHECKING:
     from extractors.pictures import Person, Picture, Source
-    from extractors.segmenting import Cut
     from reid_index import Gallery
     from reid_index.erasure.receipt import Receipt
 
@@ -175,7 +175,7 @@ def _add_pictures(
                 f"{path}: its vectors were made elsewhere, so no pictures can be embedded like "
                 "them; add vectors, or shards, of the same extractor"
             )
-        cut = _cut_of(gallery)
+        cut = gallery_cut(gallery)
         if kind == "videos" and cut is None:
             raise UsageError(
                 f"{path} is a gallery of crops, and videos are cut into segments: build a gallery "
@@ -219,19 +219,6 @@ def _add_pictures(
         else:
             click.echo(f"{path}: there is nothing new to add", err=True)
         drop_parts(run.staging)
-
-
-def _cut_of(gallery: "Gallery") -> "Cut | None":
-    """How a gallery's tracks are cut; None where it is of crops. Raises UsageError for a recipe
-    that does not say it properly."""
-    from extractors.segmenting import Cut
-    from reid_index.errors import UsageError
-
-    said = gallery.manifest.recipe.get("segments")
-    try:
-        return None if said is None else Cut(int(said["length"]), int(said["stride"]))
-    except (TypeError, KeyError, ValueError):
-        raise UsageError(f"{gallery.path}: its recipe does not say how it was cut") from None
 
 
 def _commit(path: Path, state: str, add: "Callable[[Gallery, str], object]") -> None:

@@ -274,6 +274,19 @@ def gallery_extractor(
     return extractor
 
 
+def gallery_cut(gallery: "Gallery") -> "Cut | None":
+    """How a gallery's tracks are cut; None where it is of crops. Raises UsageError for a recipe
+    that does not say it properly."""
+    from extractors.segmenting import Cut
+    from reid_index.errors import UsageError
+
+    said = gallery.manifest.recipe.get("segments")
+    try:
+        return None if said is None else Cut(int(said["length"]), int(said["stride"]))
+    except (TypeError, KeyError, ValueError):
+        raise UsageError(f"{gallery.path}: its recipe does not say how it was cut") from None
+
+
 def extract(
     source: "Source",
     extractor: "Extractor",

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_DEFAULT = "default"
+"""What --init calls the model that comes along."""
+
+_FRAMES = 4
+"""Of a segment, in training."""
+
 _BATCH = 64
 """Crops that are embedded at once when a model is validated."""
 
@@ -49,9 +55,23 @@ def _learning_options(function: Function) -> Function:
             click.option(
                 "--no-neck", is_flag=True, help="bot, scpnet, aligned, icnn without BNNeck."
             ),
+            click.option("--key", default=0, show_default="128", help="Dimensions; coattention."),
+            click.option("--value", default=0, show_default="128", help="The same, of codes."),
             click.option("--input-size", default="256x128", show_default=True, metavar="HxW"),
             click.option("--epochs", default=60, show_default=True),
             click.option("--batch", default="16x4", show_default=True, help="Persons x crops."),
+            click.option(
+                "--frames",
+                type=click.IntRange(1),
+                help="Of a segment; of coattention [default: 4].",
+            ),
+            click.option(
+                "--freeze",
+                default=0,
+                metavar="VIEWS",
+                help="Of coattention: leave the backbone as --init has it; learn from so many "
+                "views of each crop.",
+            ),
             click.option("--rate", default=3.5e-4, show_default=True, help="Of learning."),
             click.option("--decay", default=5e-4, show_default=True, help="Of weights."),
             click.option("--schedule", default="cosine", show_default=True, help="cosine or step."),
@@ -89,7 +109,11 @@ def _learning_options(function: Function) -> Function:
     type=PATH,
     help="A list (file, split): train on what it calls train, validate by its query and gallery.",
 )
-@click.option("--init", type=PATH, help="A checkpoint whose backbone to begin with.")
+@click.option(
+    "--init",
+    type=PATH,
+    help="A checkpoint whose backbone to begin with; default: the model that comes along.",
+)
 @_learning_options
 @click.option(
     "--validate-every",
@@ -121,9 +145,11 @@ def command(
     A training that was interrupted goes on behind its last epoch when it is run again; meanwhile
     OUT.state has what it needs. Several GPUs: torchrun --nproc-per-node N --no-python reid train …
     """
+    from extractors.systems import OF_SEGMENTS
     from extractors.torch_model import torch_device
     from extractors.training.crops import decode, read_labelled
     from extractors.training.denormals import without_denormals
+    from extractors.training.tracks import tracks_of
     from extractors.training.train import joined, own_device, train
     from reid_index import files
 
@@ -132,6 +158,7 @@ def command(
     _refuse_files(out, onnx)
     _refuse_unsayable(data, licence, None if init is None else init.name)
     training = _training(**learning)
+    init = _init(init, training)
     processor = own_device(torch_device(device))
     labelled = read_labelled([_source(path, split, "train") for path in sources])
     click.echo(
@@ -139,6 +166,10 @@ def command(
         f"{labelled.lonely:,} of them with one crop only",
         err=True,
     )
+    tracks = None
+    if training.plan.system in OF_SEGMENTS:
+        tracks = tracks_of(labelled)
+        click.echo(f"{counted(len(tracks.crops), 'track')}", err=True)
     state = out.with_name(f"{out.name}.state")
     with (
         without_denormals(),
@@ -159,8 +190,9 @@ def command(
                 labelled.classes,
                 state=state,
                 device=processor,
+                tracks=tracks,
                 also={"init": None if init is None else files.sha256_file(init)},
-                start=lambda new: _begin(new, init),
+                start=lambda new: _begin(new, init, training),
                 after=report,
                 progress=bar.update,
             )
@@ -233,10 +265,14 @@ def _training(
     dim: int | None,
     stripes: int,
     no_neck: bool,
+    key: int,
+    value: int,
+    frames: int | None,
+    freeze: int,
     **rest: Any,
 ) -> "Training":
     from extractors.preprocess import MEAN, STD, Preprocess
-    from extractors.systems import OF_THE_WHOLE, Plan
+    from extractors.systems import OF_SEGMENTS, OF_THE_WHOLE, Plan
     from extractors.training.augment import Augment
     from extractors.training.losses import LossPlan
     from extractors.training.schedule import Schedule
@@ -252,6 +288,8 @@ def _training(
             dim=(512 if system in OF_THE_WHOLE else 0) if dim is None else dim,
             neck=not no_neck,
             stripes=stripes,
+            key=key,
+            value=value,
         ),
         preprocess=Preprocess(height=height, width=width, scale=1 / 255, mean=MEAN, std=STD),
         augment=Augment(erase=erase, flip=flip, pad=pad),
@@ -259,6 +297,8 @@ def _training(
         schedule=Schedule(kind=schedule, warmup=warmup),
         persons=persons,
         crops=crops,
+        frames=(_FRAMES if system in OF_SEGMENTS else 1) if frames is None else frames,
+        views=freeze,
         **rest,
     )
 
@@ -281,11 +321,29 @@ def _source(path: Path, split: Path | None, part: str) -> "Source":
     return find_source([path], layout="auto", boxes=None, keep_junk=False)
 
 
-def _begin(system: "System", init: Path | None) -> None:
-    from extractors.public import backbone_state
+def _init(init: Path | None, training: "Training") -> Path | None:
+    """The file to begin with. Raises UsageError where none is said and one is needed."""
+    from extractors.trained import DEFAULT
+    from reid_index.errors import UsageError
 
-    if init is not None:
-        system.begin(backbone_state(init), path=init)
+    if training.views and init is None:
+        raise UsageError("--freeze leaves a backbone as it is: say which by --init")
+    return DEFAULT if init is not None and str(init) == _DEFAULT else init
+
+
+def _begin(system: "System", init: Path | None, training: "Training") -> None:
+    from extractors.public import backbone_state, frames_state
+    from reid_index.errors import UsageError
+
+    if init is None:
+        return
+    state = frames_state(init) if system.of_segments else None
+    if state is None and training.views:
+        raise UsageError(
+            f"--freeze: {init} has no layers between backbone and frames' vectors, and random ones "
+            "are not to stay: give a model of `reid train`, of bot or coattention"
+        )
+    system.begin(backbone_state(init) if state is None else state, path=init)
 
 
 def _write(

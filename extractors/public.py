@@ -23,6 +23,7 @@ from .backbones.resnet import BLOCKS, ResNet, Stem
 from .checkpoint import load_state_dict, load_strictly
 from .preprocess import MEAN, STD, Preprocess, Size
 from .systems.bot import BoT
+from .systems.coattention import OF_FRAMES
 from .systems.plain import Plain
 from .systems.system import System
 from .torch_model import TorchExtractor, torch_device
@@ -78,6 +79,17 @@ def backbone_state(path: Path) -> dict[str, Tensor]:
             return below
     heads = ("fc.", "classifier.", "head.", "norm.")
     return {name: one for name, one in state.items() if not name.startswith(heads)}
+
+
+def frames_state(path: Path) -> dict[str, Tensor] | None:
+    """All tensors of a model of this project whose system is bot or coattention, by their names;
+    None for another file. Raises BadWeights."""
+    if path.suffix != ".safetensors":
+        return None
+    state = _safetensors(path)
+    modules = {name.partition(".")[0] for name in state}
+    is_such = "backbone" in modules and (modules <= {*OF_FRAMES} or "pair" in modules)
+    return dict(state) if is_such else None
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -24,10 +24,13 @@ from reid_index.matcher import Matcher
 from reid_index.reading import parse_json, read_bytes
 
 from .checkpoint import load_strictly
+from .coattention import CoAttentionEncoder
 from .extractor import Embedding
 from .model import one_row_each
 from .preprocess import Preprocess, preprocess_from, preprocess_to_json
+from .segments import SegmentEncoder
 from .systems import Plan, make_system, plan_from
+from .systems.coattention import CoAttention
 from .systems.haa import HAA
 from .systems.system import System
 from .torch_model import TorchExtractor, torch_device
@@ -143,7 +146,8 @@ def _model(content: bytes, path: Path) -> Model:
 
 class TrainedExtractor(TorchExtractor):
     """One global vector for each crop, not normalised, from a model of `reid train`; and parts,
-    where its system has a matcher for them.
+    where its system has a matcher for them. Of a co-attention network that is the vector of a
+    frame, and segments are encoded by the network.
 
     weights: the `.safetensors` file; DEFAULT where it is None. device: as PyTorch names it: "cpu",
     "cuda", "cuda:1". weighting: of an HAA model's two features; adaptive where it is None.
@@ -186,10 +190,17 @@ class TrainedExtractor(TorchExtractor):
             preprocess=model.preprocess,
             fingerprint=fingerprint,
         )
+        self._encoder: SegmentEncoder | None = None
+        if isinstance(system, CoAttention):
+            self._encoder = CoAttentionEncoder(system, device=processor)
 
     @property
     def matcher(self) -> Matcher | None:
         return self._system.matcher
+
+    @property
+    def segments(self) -> SegmentEncoder:
+        return super().segments if self._encoder is None else self._encoder
 
     def embed(self, batch: NDArray[Any]) -> Embedding:
         """float32 (B, 3, height, width) → global vectors (B, D), and parts (B, P, Dp) where the

@@ -8,6 +8,7 @@ from reid_index.errors import BadWeights, UsageError
 
 from .aligned import Aligned
 from .bot import BoT
+from .coattention import CoAttention
 from .convnext_ap import ConvNeXtAP
 from .haa import HAA
 from .icnn import ICNN
@@ -30,15 +31,22 @@ NAMES = (
     "aligned",
     "convnext_ap",
     "haa",
+    "coattention",
 )
 
-OF_THE_WHOLE = ("bot", "plain", "scpnet", "aligned")
+OF_THE_WHOLE = ("bot", "plain", "scpnet", "aligned", "coattention")
 """Those whose vector is that of the whole."""
+
+OF_SEGMENTS = ("coattention",)
+"""Those that learn from segments of video."""
 
 _LARGEST = 8192
 _STRIPES = 64
-_WITH_NECK = ("bot", "scpnet", "aligned", "icnn")
-_WITHOUT_STRIPES = ("bot", "plain", "mgn", "haa")
+_WITH_NECK = ("bot", "scpnet", "aligned", "icnn", "coattention")
+_WITHOUT_STRIPES = ("bot", "plain", "mgn", "haa", "coattention")
+_OF_SOME = ("key", "value")
+"""What a card only says where it is said: most systems have nothing of the kind, and other versions
+of this project should read their cards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +55,8 @@ class Plan:
 
     system: one of NAMES. backbone: see `make_backbone`. pooling: one of pooling.POOLINGS. dim: of
     the vectors, of systems of stripes that of each; 0 for the system's own choice. neck: of bot,
-    scpnet, aligned and icnn, whether there is one. stripes: how many, 0 for as many as published.
+    scpnet, aligned, icnn and coattention, whether there is one. stripes: how many, 0 for as many as
+    published. key, value: of coattention, dimensions of keys and of values, 0 for 128.
     """
 
     system: str = "bot"
@@ -56,6 +65,8 @@ class Plan:
     dim: int = 0
     neck: bool = True
     stripes: int = 0
+    key: int = 0
+    value: int = 0
 
     def __post_init__(self) -> None:
         kinds = {
@@ -65,24 +76,29 @@ class Plan:
             "dim": int,
             "neck": bool,
             "stripes": int,
+            "key": int,
+            "value": int,
         }
         for name, kind in kinds.items():
             if type(getattr(self, name)) is not kind:
                 raise UsageError(f"{name} is not a {kind.__name__}")
         if self.system not in NAMES:
             raise UsageError(f"there is no system {self.system!r}; there are {', '.join(NAMES)}")
-        if not 0 <= self.dim <= _LARGEST:
-            raise UsageError(f"vectors can have 1 to {_LARGEST:,} dimensions, not {self.dim:,}")
+        for size in (self.dim, self.key, self.value):
+            if not 0 <= size <= _LARGEST:
+                raise UsageError(f"vectors can have 1 to {_LARGEST:,} dimensions, not {size:,}")
         if not 0 <= self.stripes <= _STRIPES:
             raise UsageError(f"there can be 1 to {_STRIPES} stripes, not {self.stripes:,}")
         if self.system not in _WITH_NECK and not self.neck:
             raise UsageError(f"{self.system} has no neck to leave out")
         if self.system in _WITHOUT_STRIPES and self.stripes:
             raise UsageError(f"{self.system} has no stripes to be counted")
+        if self.system not in OF_SEGMENTS and (self.key or self.value):
+            raise UsageError(f"{self.system} has no keys and values: {', '.join(OF_SEGMENTS)} has")
 
     def to_json(self) -> dict[str, Any]:
         """As a model's card has it."""
-        return asdict(self)
+        return {name: one for name, one in asdict(self).items() if one or name not in _OF_SOME}
 
 
 def plan_from(data: Mapping[str, Any], *, where: str) -> Plan:
@@ -115,6 +131,11 @@ def make_system(plan: Plan, *, classes: int) -> System:
             }
             return on_bot[plan.system](
                 backbone, classes=classes, pooling=pooling, stripes=stripes, dim=dim, neck=neck
+            )
+        case "coattention":
+            sizes = {"key": plan.key, "value": plan.value}
+            return CoAttention(
+                backbone, classes=classes, pooling=pooling, dim=dim, neck=neck, **sizes
             )
         case "mgn":
             return MGN(backbone, classes=classes, pooling=pooling, dim=dim)

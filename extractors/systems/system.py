@@ -34,19 +34,25 @@ class Trained:
 
     metrics: vectors float32 (B, D) each, compared by distance; none where a system only tells
     persons apart. logits: (B, classes) each, one or more. stripes: (B, P, Dp), compared along their
-    shortest path, None where they are not. also: losses of the system's own, weighted, by name.
+    shortest path, None where they are not. pairs: of S segments, B / S frames each, one segment's
+    behind the other's, 2 logits for each target and candidate, (S, S, 2): "not the same", "the
+    same"; a segment and itself say nothing. also: losses of the system's own, weighted, by name.
+
+    What has S rows instead of B is of those segments.
     """
 
     metrics: tuple[Tensor, ...] = ()
     logits: tuple[Tensor, ...]
     stripes: Tensor | None = None
+    pairs: Tensor | None = None
     also: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class System(nn.Module):
     """A network with a training side and a searching side.
 
-    forward: float32 (B, 3, H, W) → `Trained`. embed: the same → float32 (B, dim), not normalised.
+    forward: float32 (B, 3, H, W), of_segments (S, T, 3, H, W) → `Trained`. embed: float32
+    (B, 3, H, W) → float32 (B, dim), not normalised.
     What only training needs is below `classifier.`: it is not part of a model file.
     """
 
@@ -54,6 +60,8 @@ class System(nn.Module):
     dim: int
     has_stages = False
     """Whether some weights take no part in some stage of the training."""
+    of_segments = False
+    """Whether it is trained on segments of T frames."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Trained:

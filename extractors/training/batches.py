@@ -11,13 +11,22 @@ from reid_index.errors import UsageError
 class Batches:
     """P × K sampling (Hermans et al., "In Defense of the Triplet Loss", 2017, section 2).
 
-    Crops come in groups of K of one person, each once an epoch, the last group of a person filled
-    up from the same crops; a batch has P groups of P persons. What is left when fewer than P
-    persons have groups, as where a few have most of the crops, is left out of that epoch.
+    Crops, or tracks, come in groups of K of one person, each once an epoch, the last group of a
+    person filled up from the same crops; a batch has P groups of P persons. What is left when fewer
+    than P persons have groups, as where a few have most of the crops, is left out of that epoch.
     """
 
-    def __init__(self, classes: NDArray[np.int64], *, persons: int, crops: int, seed: int) -> None:
-        """classes: of the crops, int64 (N,). persons: P, crops: K, both ≥ 2.
+    def __init__(
+        self,
+        classes: NDArray[np.int64],
+        *,
+        persons: int,
+        crops: int,
+        seed: int,
+        cameras: NDArray[np.int64] | None = None,
+    ) -> None:
+        """classes: of the crops, int64 (N,). persons: P, crops: K, both ≥ 2. cameras: of the crops,
+        int64 (N,), where the K of a person are to be from as many as they can.
 
         Raises UsageError where there are fewer than P persons.
         """
@@ -31,6 +40,7 @@ class Batches:
                 f"a batch of {persons} persons cannot be had of {found}: give a smaller --batch"
             )
         self._persons, self._crops, self._seed = persons, crops, seed
+        self._cameras = cameras
         order = np.argsort(classes, kind="stable")
         starts = np.flatnonzero(np.diff(classes[order], prepend=-1))
         self._members = np.split(order, starts[1:])
@@ -65,6 +75,8 @@ class Batches:
         self, members: NDArray[np.int64], rng: np.random.Generator
     ) -> Iterator[NDArray[np.int64]]:
         shuffled = rng.permutation(members)
+        if self._cameras is not None:
+            shuffled = shuffled[np.argsort(_turns(self._cameras[shuffled]), kind="stable")]
         for start in range(0, len(shuffled), self._crops):
             group = shuffled[start : start + self._crops]
             missing = self._crops - len(group)
@@ -72,3 +84,12 @@ class Batches:
                 again = rng.choice(members, missing, replace=missing > len(members))
                 group = np.concatenate([group, again])
             yield group
+
+
+def _turns(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each value came before."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=values[order[:1]] - 1))
+    turns = np.empty(len(values), np.int64)
+    turns[order] = np.arange(len(values)) - np.repeat(starts, np.diff([*starts, len(values)]))
+    return turns

@@ -67,7 +67,10 @@ class Losses(nn.Module):
     part. For B persons with one crop each there are no pairs to compare, and the metric parts are
     0. Stripes, where a system yields some, make one more part, "aligned": triplets of their
     shortest-path distances, chosen by the distances of the first vector, as AlignedReID has it
-    (arXiv 1711.08184, section 3.2). Raises UsageError.
+    (arXiv 1711.08184, section 3.2). Pairs of segments make "verification": the cross-entropy of
+    "the same" and "not the same", pairs of either kind having half of the weight.
+
+    Raises UsageError.
     """
 
     def __init__(self, plan: LossPlan, *, classes: int, dims: tuple[int, ...]) -> None:
@@ -95,14 +98,16 @@ class Losses(nn.Module):
         parts: dict[str, Tensor] = {}
         if plan.identity:
             told = [
-                functional.cross_entropy(one.float(), classes, label_smoothing=plan.smoothing)
+                functional.cross_entropy(
+                    one.float(), _of(classes, one), label_smoothing=plan.smoothing
+                )
                 for one in out.logits
             ]
             parts["identity"] = plan.identity * _mean(told)
-        mined = [self._miner(one, classes) for one in metrics] if self._metrics else []
+        mined = [self._miner(one, _of(classes, one)) for one in metrics] if self._metrics else []
         for name, loss in self._metrics.items():
             found = [
-                loss(one, classes, triplets) if name == "triplet" else loss(one, classes)
+                loss(one, _of(classes, one), *([triplets] if name == "triplet" else []))
                 for one, triplets in zip(metrics, mined, strict=True)
             ]
             if found:
@@ -111,6 +116,8 @@ class Losses(nn.Module):
             parts["aligned"] = plan.metric_weight * _aligned(
                 out.stripes.float(), mined[0], margin=plan.margin
             )
+        if out.pairs is not None:
+            parts["verification"] = _verification(out.pairs.float(), _of(classes, out.pairs))
         if self.centers is not None and metrics:
             apart = (torch.cat(metrics, dim=1) - self.centers[classes]).pow(2).sum(dim=1)
             parts["center"] = plan.center * apart.clamp(1e-12, 1e12).mean()
@@ -124,6 +131,21 @@ class Losses(nn.Module):
 
 def _mean(losses: list[Tensor]) -> Tensor:
     return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def _of(classes: Tensor, some: Tensor) -> Tensor:
+    """The classes of a tensor's rows: of crops, or of segments of as many crops each."""
+    return classes[:: len(classes) // len(some)]
+
+
+def _verification(pairs: Tensor, classes: Tensor) -> Tensor:
+    """The loss of pairs (S, S, 2) of segments; 0 for a kind of which there is none."""
+    same = (classes[:, None] == classes[None]).long()
+    losses = functional.cross_entropy(pairs.flatten(0, 1), same.flatten(), reduction="none")
+    others = ~torch.eye(len(classes), dtype=torch.bool, device=classes.device).flatten()
+    kinds = [others & (same.flatten() == kind) for kind in (0, 1)]
+    means = [losses[kind].sum() / kind.sum().clamp(min=1) for kind in kinds]
+    return (means[0] + means[1]) / 2
 
 
 def _aligned(stripes: Tensor, triplets: tuple[Tensor, Tensor, Tensor], *, margin: float) -> Tensor:

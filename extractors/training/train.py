@@ -22,13 +22,16 @@ from torch.optim.swa_utils import AveragedModel
 from reid_index.errors import BadWeights, TrainingFailed, UsageError
 
 from ..preprocess import MEAN, STD, Preprocess, preprocess_to_json
-from ..systems import Plan, make_system
+from ..systems import OF_SEGMENTS, Plan, make_system
+from ..systems.coattention import CoAttention
 from ..systems.system import System
 from .augment import Augment, prepare
 from .batches import Batches
+from .frozen import views_of
 from .losses import Losses, LossPlan
 from .schedule import Schedule
 from .state import load_state, save_state
+from .tracks import SegmentBatches, Tracks
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WAITING = timedelta(hours=2)
@@ -45,9 +48,12 @@ _AHEAD = 2
 class Training:
     """All that decides what comes out of a training, but for the crops.
 
-    persons, crops: P and K of a batch. rate: of Adam, with `decay` of the weights added to the
-    gradient. clip: the longest gradient. ema: how much of the averaged weights stays at each step,
-    0 for no average. precision: of most products, one of PRECISIONS; sums and weights are float32.
+    persons, crops: P and K of a batch; a system of segments gets P persons with K segments of
+    `frames` crops each. views: 0, or the backbone is left as it is, and the rest learns from so
+    many views of each crop, changed at random, which are embedded once, before. rate: of Adam, with
+    `decay` of the weights added to the gradient. clip: the longest gradient. ema: how much of the
+    averaged weights stays at each step, 0 for no average. precision: of most products, one of
+    PRECISIONS; sums and weights are float32.
     """
 
     plan: Plan
@@ -58,6 +64,8 @@ class Training:
     epochs: int = 60
     persons: int = 16
     crops: int = 4
+    frames: int = 1
+    views: int = 0
     rate: float = 3.5e-4
     decay: float = 5e-4
     clip: float = 10.0
@@ -76,6 +84,14 @@ class Training:
                 "0 to below 1, and a seed from 0 up"
             )
 
+        of_segments = self.plan.system in OF_SEGMENTS
+        if self.frames < 1 or self.views < 0:
+            raise UsageError("a segment has one frame at least, and a crop no view or more")
+        if not of_segments and (self.frames > 1 or self.views):
+            raise UsageError(
+                f"{self.plan.system} learns from crops, with its backbone: frames and views are of "
+                f"{', '.join(OF_SEGMENTS)}"
+            )
         compares = self.losses.metric != "none" and self.losses.metric_weight > 0
         if self.plan.system == "aligned" and not compares:
             raise UsageError(
@@ -170,6 +186,7 @@ def train(
     *,
     state: Path | None,
     device: torch.device,
+    tracks: Tracks | None = None,
     also: Mapping[str, Any] | None = None,
     start: Callable[[System], object] = lambda _system: None,
     after: Callable[[Epoch, System], Mapping[str, Any]] = lambda _epoch, _system: {},
@@ -177,7 +194,8 @@ def train(
 ) -> Outcome:
     """Train a system.
 
-    crops: uint8 (N, height, width, 3), RGB. classes: int64 (N,), from 0 on. state: a file that says
+    crops: uint8 (N, height, width, 3), RGB. classes: int64 (N,), from 0 on. tracks: of the crops,
+    for a system of segments. state: a file that says
     where it stopped; one that is there is gone on with, if it is of the same training, the same
     crops, and the same `also`, JSON that says what else decides the weights. start: gets the new
     system first, to begin from other weights. after: told of each epoch, with the system as it is
@@ -188,7 +206,14 @@ def train(
     `load_state` raises, and OSError where the state cannot be written.
     """
     run = _Run.begin(
-        training, crops, classes, state=state, device=device, also=also or {}, start=start
+        training,
+        crops,
+        classes,
+        state=state,
+        device=device,
+        tracks=tracks,
+        also=also or {},
+        start=start,
     )
     with ThreadPoolExecutor(1, "prepare") as preparer:
         while run.epoch < training.epochs:
@@ -205,7 +230,8 @@ class _Run:
 
     training: Training
     persons: int
-    batches: Batches
+    batches: Batches | SegmentBatches
+    views: Tensor | None
     system: System
     losses: Losses
     wrapped: nn.Module
@@ -229,13 +255,12 @@ class _Run:
         *,
         state: Path | None,
         device: torch.device,
+        tracks: Tracks | None,
         also: Mapping[str, Any],
         start: Callable[[System], object],
     ) -> "_Run":
         persons = int(classes.max()) + 1
-        batches = Batches(
-            classes, persons=training.persons, crops=training.crops, seed=training.seed
-        )
+        batches = _batches(training, classes, tracks)
         here = Processes.here()
         if len(batches.epoch(0)) < here.count:
             raise UsageError(
@@ -246,14 +271,28 @@ class _Run:
             system = make_system(training.plan, classes=persons)
             losses = Losses(training.losses, classes=persons, dims=system.metric_dims)
         start(system)
-        _try_out(system, training.preprocess)
+        _try_out(system, training)
         # Laid out so, the processor's and the GPU's convolutions are fastest.
         system = system.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         losses = losses.to(device)
+        views = None
+        if training.views:
+            assert isinstance(system, CoAttention)
+            system.freeze()
+            views = views_of(
+                system,
+                crops,
+                count=training.views,
+                augment=training.augment,
+                preprocess=training.preprocess,
+                seed=training.seed,
+                device=device,
+            )
         run = cls(
             training=training,
             persons=persons,
             batches=batches,
+            views=views,
             system=system,
             losses=losses,
             wrapped=_shared(system) if here.count > 1 else system,
@@ -274,7 +313,7 @@ class _Run:
             state=state,
             job={
                 **training.to_json(),
-                "crops_sha256": _sum(crops, classes),
+                "crops_sha256": _sum(crops, classes, tracks),
                 "processes": here.count,
                 **also,
             },
@@ -360,7 +399,10 @@ class _Run:
         factor = training.schedule.factor(epoch, epochs=training.epochs)
         for group in self.optimiser.param_groups:
             group["lr"] = training.rate * factor
-        images = images.to(self.device, memory_format=torch.channels_last)
+        if images.ndim == 4:
+            images = images.to(self.device, memory_format=torch.channels_last)
+        if self.system.of_segments:
+            images = images.reshape(-1, training.frames, *images.shape[1:])
         kind = PRECISIONS[training.precision]
         with torch.autocast(self.device.type, kind, enabled=kind is not None):
             out = self.wrapped(images)
@@ -420,6 +462,9 @@ class _Run:
             rng = np.random.default_rng(
                 (self.training.seed, self.epoch, number * self.here.count + self.here.rank)
             )
+            if self.views is not None:
+                which = rng.integers(self.training.views, size=len(batches[number]))
+                return self.views[which, batches[number]]
             made = prepare(
                 crops[batches[number]], self.training.augment, self.training.preprocess, rng
             )
@@ -446,9 +491,29 @@ def _average(system: System, kept: float) -> AveragedModel:
     return AveragedModel(system, multi_avg_fn=update, use_buffers=True)
 
 
-def _try_out(system: System, preprocess: Preprocess) -> None:
+def _batches(
+    training: Training, classes: NDArray[np.int64], tracks: Tracks | None
+) -> Batches | SegmentBatches:
+    if training.plan.system not in OF_SEGMENTS:
+        return Batches(classes, persons=training.persons, crops=training.crops, seed=training.seed)
+    if tracks is None:
+        raise UsageError(f"{training.plan.system} learns from tracks, and none are said")
+    return SegmentBatches(
+        tracks,
+        classes,
+        persons=training.persons,
+        segments=training.crops,
+        frames=training.frames,
+        seed=training.seed,
+    )
+
+
+def _try_out(system: System, training: Training) -> None:
     """Raise UsageError where a system cannot run on such crops."""
+    preprocess = training.preprocess
     blank = torch.zeros(2, 3, preprocess.height, preprocess.width)
+    if system.of_segments:
+        blank = blank[:, None]
     try:
         with torch.inference_mode():
             system.eval()(blank)
@@ -459,8 +524,10 @@ def _try_out(system: System, preprocess: Preprocess) -> None:
         ) from None
 
 
-def _sum(crops: NDArray[np.uint8], classes: NDArray[np.int64]) -> str:
+def _sum(crops: NDArray[np.uint8], classes: NDArray[np.int64], tracks: Tracks | None) -> str:
     """Hex sha256 of all that is learnt from."""
     digest = hashlib.sha256(np.ascontiguousarray(crops).data)
     digest.update(np.ascontiguousarray(classes).data)
+    for of_track in () if tracks is None else (*tracks.crops, tracks.cameras):
+        digest.update(np.append(of_track, -1).astype(np.int64).data)
     return digest.hexdigest()
