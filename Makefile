@@ -30,5 +30,5 @@ clean:
 	touch $@
 
 .venv/for-test: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet -e '.[cpu,openvino,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[cpu,openvino,video,dev]'
 	touch $@ .venv/for-demo

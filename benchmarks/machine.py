@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 PACKAGES = (
     *("numpy", "numba", "faiss-cpu", "faiss-gpu", "torch", "onnxruntime", "openvino", "pillow"),
-    *("pyarrow",),
+    *("pyarrow", "av"),
 )
 
 REPOSITORY = Path(__file__).parents[1]

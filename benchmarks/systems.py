@@ -41,6 +41,7 @@ BASES = {
     "aligned": "bot",
     "aligned, by parts": "bot",
     "mgn, 96 rows": "bot, 96 rows",
+    "haa": "bot",
     "convnext with simam": "convnext",
     "convnext_ap": "convnext",
 }
@@ -72,6 +73,7 @@ def trainings(backbone: str, convnext: str, *, epochs: int) -> dict[str, Trainin
         "aligned": replace(base, plan=of("aligned", 8)),
         "bot, 96 rows": replace(low, plan=bot),
         "mgn, 96 rows": replace(low, plan=of("mgn", 0)),
+        "haa": replace(base, plan=of("haa", 0)),
         "convnext": replace(both, plan=Plan(backbone=convnext)),
         "convnext with simam": replace(both, plan=Plan(backbone=weighing)),
         "convnext_ap": replace(both, plan=refined),

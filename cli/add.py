@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,13 @@ from .graph import tell_stale
 from .paths import PATH
 from .sources import (
     NOTE,
+    cut_frames,
     drop_parts,
     extract,
     extraction_options,
+    find_people,
     find_source,
+    gallery_cut,
     gallery_extractor,
     kind_of,
     read_vector_file,
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
     from extractors.pictures import Person, Picture, Source
     from reid_index import Gallery
     from reid_index.erasure.receipt import Receipt
+
+    from .sources import Kind
+
+IN_GALLERY = "in the gallery already"
 
 _Reason = Callable[["Picture", "Person"], str | None]
 """Why a person in a picture is left out; None where not."""
@@ -65,6 +73,9 @@ def command(
     layout: str,
     keep_junk: bool,
     boxes: Path | None,
+    tracks: Path | None,
+    whole: bool,
+    videos: Path | None,
     items: Path | None,
     again: bool,
     except_erased: tuple[Path, ...],
@@ -77,13 +88,17 @@ def command(
     that are in the gallery already are left out, so that the same command, run every night, adds
     what is new. It goes on where it stopped when it was interrupted and is run again.
     """
-    kind = kind_of(sources, command="add")
-    if kind == "pictures":
-        refuse_needless("adding pictures", items=items)
+    of_videos: dict[str, Any] = {"tracks": tracks, "whole": whole, "videos": videos}
+    kind = kind_of(sources, command="add", of_videos=any(of_videos.values()))
+    of_pictures: dict[str, Any] = {"layout": layout, "boxes": boxes, "keep_junk": keep_junk}
+    given = {**of_pictures, "layout": layout if layout != "auto" else None}
+    if kind in ("pictures", "videos"):
+        refuse_needless(f"adding {kind}", items=items, **(given if kind == "videos" else of_videos))
         _add_pictures(
             gallery,
             sources,
-            look={"layout": layout, "boxes": boxes, "keep_junk": keep_junk},
+            kind=kind,
+            look=of_videos if kind == "videos" else of_pictures,
             weights=weights,
             device=device,
             again=again,
@@ -94,9 +109,8 @@ def command(
     refuse_needless(
         f"adding {kind}",
         weights=weights,
-        layout=layout if layout != "auto" else None,
-        keep_junk=keep_junk,
-        boxes=boxes,
+        **given,
+        **of_videos,
         again=again,
         except_erased=except_erased or None,
         strict=pace["strict"],
@@ -142,6 +156,7 @@ def _add_pictures(
     path: Path,
     paths: Sequence[Path],
     *,
+    kind: "Kind",
     look: dict[str, Any],
     weights: Path | None,
     device: str,
@@ -149,7 +164,7 @@ def _add_pictures(
     receipts: Sequence[Path],
     **pace: Any,
 ) -> None:
-    """look: what `find_source` is to know."""
+    """look: what `find_source` is to know of pictures, `find_people` of videos."""
     from reid_index import Gallery
     from reid_index.erasure.receipt import read_receipt
     from reid_index.errors import UsageError
@@ -160,24 +175,47 @@ def _add_pictures(
                 f"{path}: its vectors were made elsewhere, so no pictures can be embedded like "
                 "them; add vectors, or shards, of the same extractor"
             )
+        cut = gallery_cut(gallery)
+        if kind == "videos" and cut is None:
+            raise UsageError(
+                f"{path} is a gallery of crops, and videos are cut into segments: build a gallery "
+                "of them"
+            )
         extractor = gallery_extractor(gallery, weights=weights, device=device)
         metric, dtype = gallery.metric, gallery.manifest.dtype
     read = [read_receipt(receipt) for receipt in receipts]
-    found = find_source(paths, **look)
+    found = (find_people if kind == "videos" else find_source)(paths, **look)
     # Without --again, what was added is left out as known, whoever asks.
     state = _digest_of_pictures(found) if again else None
     with _run(path, state) as run:
         if run is None:
             return
-        known = None if again else _known_pictures(path)
-        source = _without(found, _reasons(found, known=known, receipts=read))
+        known = None if again else _Known.of(path, segments=cut is not None)
+        source = found
+        if kind == "videos" and known is not None:
+            # Before a video is decoded, which takes long.
+            source = find_people(paths, **look, known=known.has_box)
+            known = None
+        if known is not None or read:
+            source = _without(source, _reasons(found, known=known, receipts=read))
         tell_left_out(source)
         # No generation is held meanwhile: this may take hours, and a compaction would have to wait.
-        taken = extract(source, extractor, run.staging, metric=metric, dtype=dtype, **pace)
+        taken = extract(
+            source,
+            extractor,
+            run.staging,
+            metric=metric,
+            dtype=dtype,
+            of_frames=cut is not None,
+            **pace,
+        )
         if source.count == found.count:
-            refuse_nothing(source, taken)
-        if taken.parts:
-            _add(path, run, lambda gallery, key: gallery.add_shards(taken.parts, key=key))
+            refuse_nothing(source, taken, kind=kind)
+        parts = taken.parts
+        if parts and cut is not None:
+            parts = cut_frames(taken, extractor, run.staging, cut=cut, metric=metric, dtype=dtype)
+        if parts:
+            _add(path, run, lambda gallery, key: gallery.add_shards(parts, key=key))
         else:
             click.echo(f"{path}: there is nothing new to add", err=True)
         drop_parts(run.staging)
@@ -294,59 +332,107 @@ def _digest_of_pictures(source: "Source") -> str:
 # What is left out
 
 
-def _known_pictures(path: Path) -> set[tuple[str, tuple[float, ...] | None]]:
-    """Path, all links of its root followed, and box of every picture whose items are in the gallery
-    and not deleted."""
-    from reid_index.erasure.erasure import picture_path
-    from reid_index.upkeep.rebuild import read_crops
+Box = tuple[float, float, float, float]
 
-    crops = read_crops(path)
-    columns = (crops[name].to_pylist() for name in ("root", "source", "box"))
-    real = {
-        root: os.path.realpath(root)
-        for root in crops["root"].combine_chunks().dictionary.to_pylist()
-        if root
-    }
-    return {
-        (picture_path(real[root], source), None if box is None else tuple(box))
-        for root, source, box in zip(*columns, strict=True)
-        if root and source
-    }
+
+@dataclass(frozen=True)
+class _Known:
+    """What is in a gallery and not deleted. Paths have all links of their root followed.
+
+    pictures: path and box of every picture. tracks: path and track of every video's.
+    frames: path, number and box of what videos have without a track.
+    """
+
+    pictures: set[tuple[str, tuple[float, ...] | None]]
+    tracks: set[tuple[str, str]]
+    frames: set[tuple[str, int | None, tuple[float, ...] | None]]
+
+    @classmethod
+    def of(cls, path: Path, *, segments: bool) -> "_Known":
+        from extractors.frames import read_frame
+        from reid_index.erasure.erasure import picture_path
+        from reid_index.upkeep.rebuild import read_crops
+
+        crops = read_crops(path, ("video", "track", "frames") if segments else ())
+        roots = crops["root"].combine_chunks().dictionary.to_pylist()
+        real = {root: os.path.realpath(root) for root in roots if root}
+        known = cls(set(), set(), set())
+        for batch in crops.to_batches(4096):
+            for row in batch.to_pylist():
+                if not row["root"] or not row["source"]:
+                    continue
+                place, box = picture_path(real[row["root"]], row["source"]), row["box"]
+                of_video = row.get("video") is not None and row["video"] == row["source"]
+                if of_video and row["track"] is not None:
+                    known.tracks.add((place, row["track"]))
+                    continue
+                texts = row.get("frames")
+                if not texts:
+                    known.pictures.add((place, None if box is None else tuple(box)))
+                for text in texts or ():
+                    frame = read_frame(text, of_video=of_video)
+                    if of_video:
+                        known.frames.add((place, frame.number, stored_box(frame.box)))
+                    else:
+                        place = picture_path(real[row["root"]], frame.source or "")
+                        known.pictures.add((place, stored_box(frame.box)))
+        return known
+
+    def has_box(self, file: Path, track: str | None, frame: int, box: Box | None) -> bool:
+        """Whether a box of a video is."""
+        # However one comes to a folder, its videos are the same.
+        place = os.path.join(_real_folder(str(file.parent)), file.name)
+        if track is not None:
+            return (place, track) in self.tracks
+        return (place, frame, stored_box(box)) in self.frames
+
+
+@cache
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _reasons(
     source: "Source",
     *,
-    known: set[tuple[str, tuple[float, ...] | None]] | None,
+    known: _Known | None,
     receipts: "Sequence[Receipt]",
 ) -> _Reason:
     """known: what is in the gallery, None where that does not matter."""
-    from reid_index.erasure.erasure import picture_path
+    from extractors.frames import Frame
+    from reid_index.erasure.erasure import frame_value, picture_path
     from reid_index.erasure.receipt import is_erased
 
     # However one comes to a folder, its pictures are the same.
     root, real = str(source.root), os.path.realpath(source.root)
 
     def reason(picture: "Picture", person: "Person") -> str | None:
-        box, path = _stored_box(person), picture_path(real, picture.source)
-        for one in {picture_path(root, picture.source), path}:
-            if is_erased(receipts, one, box=box):
+        box, path = stored_box(person.box), picture_path(real, picture.source)
+        of_video = picture.frame is not None
+        for one in {picture_path(root, picture.source), path} if receipts else ():
+            if of_video:
+                seconds = person.columns.get("start_s")
+                shown = Frame(number=picture.frame, seconds=seconds, box=person.box)
+                frame = frame_value(one, str(shown))
+            else:
+                frame = str(Frame(source=one, box=person.box))
+            if is_erased(receipts, one, box=box, frame=frame):
                 return "erased, as a receipt says"
-        if known and (path, box) in known:
-            return "in the gallery already"
+        if known and (path, box) in known.pictures:
+            return IN_GALLERY
         return None
 
     return reason
 
 
-def _stored_box(person: "Person") -> tuple[float, ...] | None:
+def stored_box(box: Box | None) -> tuple[float, ...] | None:
     """A box as the gallery has it, in single precision."""
     import numpy as np
 
-    if person.box is None:
+    if box is None:
         return None
     with np.errstate(over="ignore"):
-        return tuple(np.asarray(person.box, np.float32).tolist())
+        return tuple(np.asarray(box, np.float32).tolist())
 
 
 def _without(source: "Source", reason: _Reason) -> "Source":

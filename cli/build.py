@@ -1,6 +1,7 @@
 """`reid build`: pictures, vectors or shards to a gallery."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from .extractor_options import (
 from .index import KINDS
 from .paths import PATH
 from .sources import (
+    cut_frames,
     drop_parts,
     extract,
     extraction_options,
+    find_people,
     find_source,
     kind_of,
     read_vector_file,
@@ -30,7 +33,11 @@ from .sources import (
 )
 
 if TYPE_CHECKING:
+    from extractors.pictures import Source
+    from extractors.segmenting import Cut
     from reid_index import Gallery
+
+    from .sources import Kind
 
 
 @click.command(name="build")
@@ -46,6 +53,17 @@ if TYPE_CHECKING:
 @preprocess_options
 @weighting_option
 @source_options
+@click.option(
+    "--detector", type=PATH, help="Find the people in videos first: an .xml or .onnx file."
+)
+@click.option(
+    "--segment",
+    type=click.IntRange(1),
+    help="Cut tracks into segments of so many frames [default of videos: 8]",
+)
+@click.option(
+    "--stride", type=click.IntRange(1), help="Frames from one segment to the next [default: half]"
+)
 @click.option(
     "--metric",
     type=click.Choice(["cosine", "inner_product", "euclidean"]),
@@ -69,7 +87,13 @@ def command(
     layout: str,
     keep_junk: bool,
     boxes: Path | None,
+    tracks: Path | None,
+    whole: bool,
+    videos: Path | None,
     items: Path | None,
+    detector: Path | None,
+    segment: int | None,
+    stride: int | None,
     metric: str | None,
     dtype: str,
     graph: bool,
@@ -80,8 +104,9 @@ def command(
     """Build a gallery from SOURCES.
 
     SOURCES are folders of crops (searched recursively), picture files, one list of files (.csv or
-    .parquet with a column `file` and item columns), one file of vectors (.npy, .h5, .parquet), or
-    shard folders. A build that was interrupted goes on where it stopped when it is run again.
+    .parquet with a column `file` and item columns), videos, one file of vectors (.npy, .h5,
+    .parquet), or shard folders. A build that was interrupted goes on where it stopped when it is
+    run again.
     """
     from reid_index.errors import UsageError
 
@@ -91,13 +116,18 @@ def command(
         raise UsageError("--graph needs distances: an inner product gallery has none")
     _refuse_taken(out)
     refuse_unstorable(out, *([] if weights is None else [weights]))
-    kind = kind_of(sources, command="build")
+    of_videos: dict[str, Any] = {"tracks": tracks, "whole": whole, "videos": videos}
+    kind = kind_of(sources, command="build", of_videos=bool(tracks or whole or videos or detector))
     given: dict[str, object] = {
         "weights": weights,
         "weighting": weighting,
         "layout": layout if layout != "auto" else None,
         "keep_junk": keep_junk,
         "boxes": boxes,
+        "segment": segment,
+        "stride": stride,
+        **of_videos,
+        "detector": detector,
         "strict": options["strict"],
     }
     if kind == "shards":
@@ -110,13 +140,21 @@ def command(
             sources[0], out, extractor=extractor, items=items, metric=metric, dtype=dtype
         )
     else:
-        refuse_needless("building from pictures", items=items)
+        refuse_needless(f"building from {kind}", items=items)
+        if kind == "videos":
+            needless = {name: given[name] for name in ("layout", "keep_junk", "boxes")}
+            refuse_needless("building from videos", **needless)
+            find = _finder(sources, out, detector=detector, strict=options["strict"], **of_videos)
+        else:
+            refuse_needless("building from pictures", **of_videos, detector=detector)
+            find = partial(find_source, sources, layout=layout, boxes=boxes, keep_junk=keep_junk)
         from extractors import DEFAULT
 
         rows = _from_pictures(
-            sources,
+            find,
             out,
-            look={"layout": layout, "boxes": boxes, "keep_junk": keep_junk},
+            kind=kind,
+            cut=_cut(segment, stride, kind=kind),
             extractor=extractor or DEFAULT,
             weights=weights,
             weighting=weighting,
@@ -236,11 +274,74 @@ def _from_vectors(
         )
 
 
-def _from_pictures(
+def _cut(segment: int | None, stride: int | None, *, kind: "Kind") -> "Cut | None":
+    """How tracks are to be cut; None where nobody said that they are."""
+    from extractors.segmenting import Cut
+    from extractors.segments import LENGTH
+    from reid_index.errors import UsageError
+
+    if segment is None and stride is None and kind != "videos":
+        return None
+    length = segment or LENGTH
+    try:
+        return Cut(length, stride or max(1, length // 2))
+    except UsageError as error:
+        raise UsageError(f"--stride {stride}: {error}") from None
+
+
+def _finder(
     paths: Sequence[Path],
     out: Path,
     *,
-    look: dict[str, Any],
+    detector: Path | None,
+    tracks: Path | None,
+    whole: bool,
+    videos: Path | None,
+    strict: bool,
+) -> "Callable[[], Source]":
+    """What finds the people in videos, once the boxes are there."""
+    from reid_index.errors import UsageError
+
+    if sum(map(bool, (detector, tracks, whole))) > 1:
+        raise UsageError("--detector, --tracks and --whole clash: give one of them")
+
+    def find() -> "Source":
+        boxes = tracks
+        if detector is not None:
+            boxes = _detected(paths, out, detector=detector, videos=videos, strict=strict)
+        return find_people(paths, tracks=boxes, whole=whole, videos=videos)
+
+    return find
+
+
+def _detected(
+    paths: Sequence[Path], out: Path, *, detector: Path, videos: Path | None, strict: bool
+) -> Path:
+    """Find the people in videos and write their boxes beside the gallery; an interrupted build goes
+    on with those that it has. Raises GalleryExists where that file is somebody's."""
+    from reid_index.errors import GalleryExists
+
+    from .track import track_videos
+
+    boxes = out.with_name(f"{out.name}.tracks.csv")
+    if boxes.exists():
+        if not out.with_name(f"{out.name}.building").exists():
+            raise GalleryExists(
+                f"{boxes} is there already: use it by --tracks instead of --detector, or remove it"
+            )
+        click.echo(f"{boxes}: goes on with the boxes of an earlier run", err=True)
+        return boxes
+    track_videos(paths, detector=detector, out=boxes, videos=videos, strict=strict)
+    click.echo(f"{boxes} has the boxes: --tracks takes it instead of --detector", err=True)
+    return boxes
+
+
+def _from_pictures(
+    find: "Callable[[], Source]",
+    out: Path,
+    *,
+    kind: "Kind",
+    cut: "Cut | None",
     extractor: str,
     weights: Path | None,
     weighting: str | None,
@@ -252,17 +353,25 @@ def _from_pictures(
     strict: bool,
     **preprocess: Any,
 ) -> int:
-    """look: what `find_source` is to know."""
+    """cut: how tracks become segments; None where crops stay crops, unless the extractor makes
+    segments of all."""
     from extractors import open_extractor, recipe
+    from extractors.segmenting import Cut
     from reid_index import Metric
+    from reid_index.store.shard import check_matcher
 
-    source = find_source(paths, **look)
-    tell_left_out(source)
     fed = make_preprocess(**preprocess)
     weighed = make_weighting(weighting)
     opened = open_extractor(
         extractor, weights=weights, preprocess=fed, device=device, weighting=weighed
     )
+    if cut is None and opened.segments.matcher is not None:
+        cut = Cut()
+    made = opened if cut is None else opened.segments
+    check_matcher(made.matcher, Metric(metric))
+    source = find()
+    tell_left_out(source)
+    said = recipe(extractor, weights=weights, preprocess=fed, weighting=weighed)
     with staging(out, "building") as folder:
         _refuse_taken(out)
         taken = extract(
@@ -274,16 +383,21 @@ def _from_pictures(
             batch_size=batch_size,
             workers=workers,
             strict=strict,
+            of_frames=cut is not None,
         )
-        refuse_nothing(source, taken)
+        refuse_nothing(source, taken, kind=kind)
+        parts = taken.parts
+        if cut is not None:
+            parts = cut_frames(taken, opened, folder, cut=cut, metric=Metric(metric), dtype=dtype)
+            said["segments"] = cut.to_json()
         return _assemble(
             out,
             folder,
-            lambda gallery: gallery.add_shards(taken.parts),
-            dim=opened.dim,
+            lambda gallery: gallery.add_shards(parts),
+            dim=made.dim,
             fingerprint=opened.fingerprint,
             metric=metric,
-            matcher=opened.matcher,
+            matcher=made.matcher,
             dtype=dtype,
-            recipe=recipe(extractor, weights=weights, preprocess=fed, weighting=weighed),
+            recipe=said,
         )

@@ -7,6 +7,7 @@ import click
 
 from reid_index.errors import UsageError
 
+from .aggregate_options import aggregate_options
 from .extractor_options import (
     make_preprocess,
     make_weighting,
@@ -37,6 +38,7 @@ _TABLES = (".csv", ".parquet")
     help="A list: which files are query and gallery.",
 )
 @click.option("--split-number", type=int, default=0, help="Of a dataset that has several, from 0.")
+@aggregate_options
 @click.option("--extractor", metavar="NAME", help="For dataset folders [default: the gallery's]")
 @click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
@@ -115,11 +117,13 @@ def command(gallery: Path, queries: Path, form: str, **options: Any) -> None:
     table = per_query(judged.final, judged.labelled, judged.queries.items)
     _tell_unanswerable(table)
     _tell_twins(judged)
+    _tell_aggregate(judged)
     record = as_record(judged.final, rerank=judged.rerank)
     record["unanswerable"] = judged.final.unanswerable
     record["protocol"] = judged.question.protocol
     record["fuse"] = _fused(judged)
     record["matcher"] = judged.matcher
+    record["aggregate"] = None if judged.aggregate is None else judged.aggregate.rule
     record["seconds"] = round(sum(judged.final.seconds.values()), 3)
     # Before the files, so that one that cannot be written does not cost the figures.
     click.echo(json.dumps(record) + "\n" if form == "json" else _table(record), nl=False)
@@ -210,6 +214,15 @@ def _tell_twins(judged: "Judged") -> None:
         click.echo(
             f"{twins:,} of {len(judged.labelled.query):,} queries are gallery items, too: each is "
             "its own neighbour in the graph, which changes what re-ranking does",
+            err=True,
+        )
+
+
+def _tell_aggregate(judged: "Judged") -> None:
+    """Say on standard error how tracklets were compared where nobody had said it."""
+    if judged.aggregate is not None and judged.question.aggregate is None:
+        click.echo(
+            f"tracklets are compared by {judged.aggregate.rule}; --aggregate says otherwise",
             err=True,
         )
 

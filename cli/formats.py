@@ -27,10 +27,10 @@ def as_record(match: Match) -> dict[str, Any]:
     """
     record = {name: getattr(match, name) for name in _FIELDS}
     record |= {name: value for name, value in match.extra.items() if name not in record}
-    return {name: _plain(value) for name, value in record.items()}
+    return {name: plain(value) for name, value in record.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON has it: times as text, NaN and Inf, which JSON lacks, as null."""
     if isinstance(value, datetime):
         return _time(value)

@@ -40,6 +40,10 @@ def _print_facts(facts: dict[str, Any]) -> None:
     from .formats import aligned
 
     columns, index = facts.pop("columns"), facts["index"]
+    if facts["segments"] is None:
+        del facts["segments"]
+    else:
+        facts["segments"] = _segments_line(facts["segments"])
     facts["index"] = None if index is None else _index_line(index)
     if facts["deleted"]:
         facts["deleted"] = f"{facts['deleted']:,}, whose bytes stay until `reid compact`"
@@ -80,6 +84,7 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
         "stored_as": manifest.dtype,
         "shards": len(manifest.shards),
         "bytes": sum(file.size for shard in manifest.shards for file in shard.files.values()),
+        "segments": _segments(gallery),
         "persons_labelled": pc.count_distinct(items["person"]).as_py(),
         "cameras": {
             str(count["values"]): count["counts"]
@@ -197,6 +202,43 @@ def _index(gallery: "Gallery") -> dict[str, Any] | None:
         "recall_wanted": entry.about.get("recall_wanted"),
         "recall_reached": entry.about.get("recall_reached", {}),
     }
+
+
+def _segments(gallery: "Gallery") -> dict[str, Any] | None:
+    """How the gallery's tracks were cut, and what they are of; None where it is of crops."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from extractors.tracklets import Tracklets
+
+    cut = gallery.manifest.recipe.get("segments")
+    if cut is None:
+        return None
+    items, tracklets = gallery.items, Tracklets()
+    for batch in items.select(Tracklets.NAMES).to_batches():
+        tracklets.codes(pa.Table.from_batches([batch]))
+    timed = items.select(["video", "start_s", "end_s"]).drop_null().group_by("video")
+    spans = timed.aggregate([("start_s", "min"), ("end_s", "max")])
+    seconds = pc.sum(pc.subtract(spans["end_s_max"], spans["start_s_min"])).as_py() or 0.0
+    return {
+        "length": cut["length"],
+        "stride": cut["stride"],
+        "candidates": tracklets.count,
+        "videos": pc.count_distinct(items["video"]).as_py(),
+        "hours": seconds / 3600,
+    }
+
+
+def _segments_line(segments: dict[str, Any]) -> str:
+    """As `_segments` has it, in words."""
+    from .formats import counted
+
+    line = f"of {counted(segments['length'], 'frame')}, every {segments['stride']}; of "
+    line += counted(segments["candidates"], "candidate")
+    if segments["videos"]:
+        line += f" in {counted(segments['videos'], 'video')}, {segments['hours']:.2f} hours from "
+        line += "the first to the last of each"
+    return line
 
 
 def _index_line(index: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Evaluating two sides: opened, labelled, scored, perhaps re-ranked or fused, measured."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,15 @@ from reid_index.reranking.graph import Graph, make_graph
 from reid_index.reranking.rerank_query import QueryReranking, QueryScores
 
 from . import sides
+from .candidate_options import Aggregate
+from .judge_tracks import (
+    asked_aggregate,
+    asked_cut,
+    frame_scores,
+    refuse_with_tracks,
+    refuse_without_tracks,
+    vector_scores,
+)
 from .sides import Side
 
 if TYPE_CHECKING:
@@ -54,6 +63,10 @@ class Question:
     global_only: bool = False
     others: tuple[tuple[Path, Path], ...] = ()
     fusion: Fusion = field(default_factory=lambda: Fusion(method="rrf"))
+    aggregate: str | None = None
+    proportion: float | None = None
+    segment: int | None = None
+    stride: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +76,8 @@ class Judged:
     gallery, queries: the rows that were kept; labelled: who these rows are. scores: what the final
     figures rank by; plain: what the vectors alone say, before parts, re-ranking and fusion.
     same_item: equal ids on both sides are one item. rerank: in words, None without. matcher: what
-    compared the rows' parts, in words; None where it was vectors alone.
+    compared the rows' parts or frames, in words; None where it was vectors alone. aggregate: how
+    the segments of two tracklets became a score; None where a row is one vector.
     """
 
     question: Question
@@ -76,6 +90,14 @@ class Judged:
     same_item: bool
     rerank: str | None
     matcher: str | None
+    aggregate: Aggregate | None
+
+    def original(self, keys: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Similarities, or distances in a Euclidean gallery, from keys of `plain`."""
+        if self.gallery.metric is not Metric.EUCLIDEAN:
+            return -keys
+        # Of segments, the distances are aggregated; of single vectors, keys are their squares.
+        return keys if self.aggregate is not None else np.sqrt(np.maximum(keys, 0))
 
     def before(self) -> Evaluation:
         """The evaluation without parts, re-ranking and fusion, of GALLERY alone."""
@@ -99,8 +121,18 @@ def judge(question: Question) -> Judged:
     same_item = _same_gallery(question.gallery, question.queries)
     opened = time.perf_counter()
     matcher = gallery.matcher
-    plain = _plain(gallery, queries)
-    scores, exact = _ranked_by(question, gallery, queries, labelled, plain)
+    aggregate = None
+    exact = True
+    plain: Scores
+    scores: Scores
+    if gallery.tracks is not None:
+        aggregate = asked_aggregate(question)
+        scores = plain = vector_scores(gallery, queries, aggregate)
+        if matcher is not None:
+            scores = frame_scores(gallery, queries, aggregate)
+    else:
+        vectors = plain = _plain(gallery, queries)
+        scores, exact = _ranked_by(question, gallery, queries, labelled, vectors)
     ready = time.perf_counter()
     final = _measured(question, scores, labelled, same_item)
     return Judged(
@@ -115,6 +147,7 @@ def judge(question: Question) -> Judged:
         ),
         same_item=same_item,
         matcher=None if matcher is None else told(matcher),
+        aggregate=aggregate,
         rerank=None
         if question.rerank is None
         else f"{question.rerank} k1={question.reranking.k1} k2={question.reranking.k2} "
@@ -155,22 +188,26 @@ def _refuse_needless(question: Question) -> None:
 
 
 def _open(question: Question) -> tuple[Side, Side]:
-    """Gallery and queries, of one extractor and metric; tracklets are pooled."""
+    """Gallery and queries, of one extractor and metric; tracklets are pooled, or by track."""
     paths = {"gallery": question.gallery, "query": question.queries}
     folders = [part for part, path in paths.items() if sides.kind_of(path) == "dataset"]
     made = (question.extractor, question.weights, question.preprocess, question.weighting)
     if not folders and made != (None, None, None, None):
         raise UsageError("--extractor is for dataset folders: galleries and shards have vectors")
-    sources = _sources(question, {part: paths[part] for part in folders})
     both = {part: sides.stored_side(paths[part]) for part in paths if part not in folders}
-    if folders:
-        like = next(iter(both.values()), None)
-        extractor = _extractor(question, like)
-        for part in folders:
-            if like is not None:
-                sides.check_extractor(paths[part], extractor.fingerprint, like)
-            metric = Metric.COSINE if like is None else like.metric
-            both[part] = sides.dataset_side(paths[part], sources[part], extractor, metric=metric)
+    stored = list(both.values())
+    by_track = question.aggregate is not None or any(side.of_segments for side in stored)
+    if by_track:
+        refuse_with_tracks(question, stored, folders=bool(folders))
+    sources = _sources(question, {part: paths[part] for part in folders})
+    extractor = _extractor(question, next(iter(stored), None)) if folders else None
+    if not by_track and extractor is not None and extractor.segments.matcher is not None:
+        by_track = True
+        refuse_with_tracks(question, stored, folders=True)
+    if not by_track:
+        refuse_without_tracks(question)
+    if extractor is not None:
+        both |= _embedded(question, extractor, sources, stored, by_track=by_track)
     if question.global_only:
         if not question.others and all(side.matcher is None for side in both.values()):
             raise UsageError(
@@ -179,30 +216,50 @@ def _open(question: Question) -> tuple[Side, Side]:
             )
         both = {part: side.by_vectors for part, side in both.items()}
     sides.check_comparable(both["gallery"], both["query"])
-    _refuse_parts(question, both["gallery"])
+    _refuse_parts(question, both["gallery"], by_track=by_track)
     if question.split is not None:
         both = {part: sides.apply_split(both[part], question.split, part) for part in both}
-    if question.protocol in sides.VIDEO:
+    if by_track:
+        both = {part: side.by_track for part, side in both.items()}
+    elif question.protocol in sides.VIDEO:
         both = {part: sides.pooled(side) for part, side in both.items()}
     return both["gallery"], both["query"]
 
 
-def _refuse_parts(question: Question, gallery: Side) -> None:
-    """Raise UsageError where parts are to be compared and something goes by vectors alone, and
-    where frames are."""
-    if gallery.matcher is not None and gallery.matcher.of_frames:
-        raise UsageError(
-            f"{gallery.path} is compared by {told(gallery.matcher)}, segment by segment, which is "
-            "not evaluated yet: add --global-only"
-        )
+def _embedded(
+    question: Question,
+    extractor: "Extractor",
+    sources: Mapping[str, Source],
+    stored: Sequence[Side],
+    *,
+    by_track: bool,
+) -> dict[str, Side]:
+    """The sides that are dataset folders (part → source), comparable with the one that is stored,
+    if any."""
+    paths = {"gallery": question.gallery, "query": question.queries}
+    metric = Metric.COSINE if not stored else stored[0].metric
+    cut = asked_cut(question, stored) if by_track else None
+    found = {}
+    for part, source in sources.items():
+        if stored:
+            sides.check_extractor(paths[part], extractor.fingerprint, stored[0])
+        found[part] = sides.dataset_side(paths[part], source, extractor, metric=metric, cut=cut)
+    return found
+
+
+def _refuse_parts(question: Question, gallery: Side, *, by_track: bool) -> None:
+    """Raise UsageError where parts are to be compared and something goes by vectors alone."""
+    if gallery.matcher is None or gallery.matcher.of_frames:
+        return
+    pools = question.protocol in sides.VIDEO and not by_track
     by_vectors = {
         "--rerank": question.rerank is not None,
         "--with": bool(question.others),
-        f"--protocol {question.protocol}, which averages tracklets,": question.protocol
-        in sides.VIDEO,
+        f"--protocol {question.protocol}, which averages tracklets,": pools,
+        "a comparison of tracklets by their segments": by_track,
     }
     for what, is_asked in by_vectors.items():
-        if gallery.matcher is not None and is_asked:
+        if is_asked:
             raise UsageError(
                 f"{what} goes by vectors alone, and {gallery.path} is compared by "
                 f"{told(gallery.matcher)}, too: add --global-only"

@@ -100,6 +100,8 @@ def _details(judged: Judged) -> list[tuple[str, str]]:
         ("same person, same camera", "left out" if protocol.same_camera else "counted"),
         ("equal scores", "ordered by item id"),
     ]
+    if judged.aggregate is not None:
+        details.append(("score of two tracklets", judged.aggregate.rule))
     if question.others:
         others = ", ".join(str(gallery) for gallery, _ in question.others)
         details.append(("fused", f"with {others}, by {question.fusion.method}"))
@@ -123,12 +125,15 @@ def _notes(judged: Judged) -> list[str]:
 def _histogram(judged: Judged) -> Picture:
     """Original scores of all pairs of query and gallery item that are considered."""
     euclidean = judged.gallery.metric is Metric.EUCLIDEAN
-    low, high = (-1.0, 1.0) if judged.gallery.metric is Metric.COSINE else _range(judged)
+    bounded = judged.gallery.metric is Metric.COSINE and (
+        judged.aggregate is None or judged.aggregate.how == "mean"
+    )
+    low, high = (-1.0, 1.0) if bounded else _range(judged)
     edges = np.linspace(low, high, _BINS + 1)
     counts = np.zeros((2, _BINS), np.int64)
     for start in range(0, judged.plain.queries, 256):
         stop = min(start + 256, judged.plain.queries)
-        scores = _original(judged.plain.chunk(start, stop)[0], euclidean=euclidean)
+        scores = judged.original(judged.plain.chunk(start, stop)[0])
         for row, query in enumerate(range(start, stop)):
             right, out = _relation(judged, query)
             for place, mask in enumerate((right & ~out, ~right)):
@@ -147,18 +152,12 @@ def _histogram(judged: Judged) -> Picture:
 
 
 def _range(judged: Judged) -> tuple[float, float]:
-    euclidean = judged.gallery.metric is Metric.EUCLIDEAN
     ends = []
     for start in range(0, judged.plain.queries, 256):
         keys, _ = judged.plain.chunk(start, min(start + 256, judged.plain.queries))
-        scores = _original(keys, euclidean=euclidean)
+        scores = judged.original(keys)
         ends += [float(scores.min()), float(scores.max())]
     return (min(ends), max(ends)) if max(ends) > min(ends) else (min(ends), min(ends) + 1)
-
-
-def _original(keys: NDArray[np.float32], *, euclidean: bool) -> NDArray[np.float32]:
-    """Similarities, or distances, from keys (see `scores.VectorScores`)."""
-    return np.sqrt(np.maximum(keys, 0)) if euclidean else -keys
 
 
 def _relation(judged: Judged, query: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -184,13 +183,12 @@ def _strip(judged: Judged, query: int) -> Strip:
         beside = [f", fused {-key:.4g}" for key in keys[order]]
     elif judged.rerank is not None:
         beside = [f", re-ranked {key:.3f}" for key in keys[order]]
+    elif judged.matcher is not None and judged.aggregate is not None:
+        beside = [f", by frames {-key:.3f}" for key in keys[order]]
     elif judged.matcher is not None:
         beside = [f", matched {key:.3f}" for key in keys[order]]
     euclidean = judged.gallery.metric is Metric.EUCLIDEAN
-    plain = _original(
-        judged.plain.exact(np.full(len(best), query), best).astype(np.float32),
-        euclidean=euclidean,
-    )
+    plain = judged.original(judged.plain.exact(np.full(len(best), query), best).astype(np.float32))
     name = "distance" if euclidean else "similarity"
     images = _images(judged.gallery, best)
     labels = _labels(judged.gallery, best)

@@ -24,6 +24,7 @@ from . import (
     match,
     query,
     rebuild,
+    track,
     train,
     verify,
 )
@@ -89,6 +90,7 @@ for command in (
     verify.command,
     costs.command,
     extractors.command,
+    track.command,
     train.command,
     explain.command,
     demo.command,

@@ -7,6 +7,8 @@ import click
 
 from reid_index.errors import UsageError
 
+from .cameras import parse_cameras
+from .candidate_options import candidate_options, refuse_candidate_options
 from .paths import PATH
 from .rerank_options import make_reranking, refuse_given, rerank_options
 
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="How many items have their parts compared, where there are parts. [default: 1000]",
 )
+@candidate_options
 @click.option("--rerank", is_flag=True, help="Rank by k-reciprocal re-ranked distance.")
 @rerank_options
 @click.option(
@@ -125,6 +128,12 @@ def command(
     recall: float | None,
     exact: bool,
     shortlist: int | None,
+    tracks: Path | None,
+    track: str | None,
+    segment: int | None,
+    stride: int | None,
+    aggregate: str | None,
+    proportion: float | None,
     rerank: bool,
     k1: int,
     k2: int,
@@ -142,8 +151,9 @@ def command(
 ) -> None:
     """Find a person in GALLERY.
 
-    TARGET is a picture, a folder of pictures of one person, or a vector (.npy, .h5, .parquet) of
-    the gallery's extractor; --item N takes a person who is in the gallery already.
+    TARGET is a picture, a folder or list of pictures of one person, a video, or a vector (.npy,
+    .h5, .parquet) of the gallery's extractor; --item N takes a person who is in the gallery
+    already. Videos are compared segment by segment, and the answer is whole videos and tracks.
     """
     import time
 
@@ -151,11 +161,45 @@ def command(
     from reid_index import Gallery
     from reid_index.search.matching import SHORTLIST
 
+    from .query_video import Asked, answer_candidates, asks_for_candidates
+
     _refuse_senseless(target, item, k=k, out=out)
     _refuse_clashing(rerank=rerank, exact=exact, recall=recall, search_device=search_device)
     opened = Gallery.open(gallery)
     _refuse_shortlist(opened, shortlist, exact=exact)
     times = {"open": time.perf_counter() - started}
+    if asks_for_candidates(opened, target, aggregate):
+        asked = Asked(
+            path=target,
+            item=item,
+            box=None if box is None else parse_box(box),
+            boxes=boxes,
+            position=position,
+            tracks=tracks,
+            track=track,
+            segment=segment,
+            stride=stride,
+            aggregate=aggregate,
+            proportion=proportion,
+            where=where,
+            not_camera=not_camera,
+            k=k,
+            shortlist=shortlist,
+            exact=exact,
+            person=person,
+            title=title,
+            weights=weights,
+            root=root,
+            device=device,
+        )
+        answered = answer_candidates(opened, asked, form=form, times=times)
+        _write(answered.text, out)
+        for note in [*answered.notes, *([answered.explanation] if explain else [])]:
+            click.echo(note, err=True)
+        return
+    refuse_candidate_options(
+        tracks=tracks, track=track, segment=segment, stride=stride, proportion=proportion
+    )
     started = time.perf_counter()
     looked_for = _target(
         opened,
@@ -173,7 +217,7 @@ def command(
         looked_for.vectors,
         k=k,
         where=where,
-        not_camera=_cameras(not_camera, looked_for.camera),
+        not_camera=parse_cameras(not_camera, looked_for.camera),
         threshold=_threshold(opened, threshold, false_match_rate),
         combine=combine,
         parts=looked_for.parts,
@@ -294,30 +338,6 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
         raise UsageError(f"--box {text!r}: width and height must be above 0")
     return x, y, width, height
-
-
-def _cameras(names: tuple[str, ...], own: int | None) -> list[int]:
-    cameras = []
-    for name in names:
-        if name == "own":
-            if own is None:
-                raise UsageError(
-                    "--not-camera own: the target's camera is not known; give its number"
-                )
-            cameras.append(own)
-        else:
-            cameras.append(_camera_number(name))
-    return cameras
-
-
-def _camera_number(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 2**31
-    if abs(number) >= 2**31:
-        raise UsageError(f"--not-camera {text!r}: a camera's number or `own`, please")
-    return number
 
 
 def _threshold(gallery: "Gallery", text: str | None, rate: float | None) -> float | None:

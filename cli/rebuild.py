@@ -106,6 +106,11 @@ def command(
         "metric": metric or str(present.metric),
         "dtype": dtype or present.dtype,
     }
+    if "segments" in present.recipe and job != _job_of(present):
+        raise UsageError(
+            f"{gallery} is of segments, which are not embedded again from their frames: build a "
+            f"new gallery from its videos or tracklets, with --extractor {extractor}"
+        )
     roots = {} if root is None else moved_roots(read_crops(gallery), root)
     with staging(gallery, "rebuilding") as folder:
         if not _begin(gallery, folder, job):

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -22,17 +22,25 @@ from extractors.tracklets import pool_tracklets
 from reid_index import Fingerprint, Gallery, Metric, open_shard
 from reid_index.errors import BadItems, BadSource, ExtractorMismatch, NothingToIndex, UsageError
 from reid_index.matcher import Matcher, told
+from reid_index.search.aggregate import Groups
+from reid_index.search.coattention import Coattending
+from reid_index.store.frames import SegmentFrames, joined
 from reid_index.store.items import stack
+from reid_index.store.shard import Shard
+from reid_index.store.tracks import COLUMNS, tracks_of
 from reid_index.threads import cores
 
 from .formats import aligned, printable
 from .progress import progress_bar
+from .sources import cut_frames
 
 if TYPE_CHECKING:
     from extractors.extractor import Extractor
+    from extractors.segmenting import Cut
 
 VIDEO = ("mars-official", "mars-torchreid", "ilids-vid", "prid2011")
-"""Protocols whose items are tracklets: the frames of each are averaged."""
+"""Protocols whose items are tracklets: the frames of each are averaged, or their segments compared.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +49,10 @@ class Side:
 
     blocks: (n, D) float32 or float16 each, together the rows of items; of length 1 for cosine.
     roots: per row, the folder that `source` is relative to. gallery: where it is one, whole.
-    matcher, parts: how parts are compared, and they themselves as blocks has the vectors,
-    (n, P, Dp) each; None and empty without.
+    matcher, parts, frames: how parts or frames are compared, and they themselves as blocks has the
+    vectors, parts (n, P, Dp) each; None and empty without.
+    tracks: where items and roots have a row for each tracklet, which rows of blocks, parts and
+    frames are whose; None where each of these is a row by itself.
     """
 
     path: Path
@@ -54,6 +64,16 @@ class Side:
     gallery: Gallery | None = None
     matcher: Matcher | None = None
     parts: Sequence[NDArray[np.generic]] = ()
+    frames: Sequence[SegmentFrames] = ()
+    tracks: Groups | None = None
+
+    @property
+    def of_segments(self) -> bool:
+        """Whether its rows are segments of tracks."""
+        recipe = {} if self.gallery is None else self.gallery.manifest.recipe
+        names = self.items.schema
+        listed = "frames" in names.names and pa.types.is_list(names.field("frames").type)
+        return "segments" in recipe or listed or bool(self.frames)
 
     def matrix(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of some rows, float32 (n, D), copied."""
@@ -63,20 +83,43 @@ class Side:
         """The parts of some rows, float32 (n, P, Dp), copied."""
         return _gathered(self.parts, rows, shape=(0, 0))
 
+    def frames_of(self, rows: NDArray[np.int64]) -> SegmentFrames:
+        """The frames of some rows, float32, copied; only where the matcher is of frames."""
+        assert self.matcher is not None
+        return Coattending(self.matcher, self.frames).take(rows)
+
     @property
     def by_vectors(self) -> "Side":
-        """The same without parts."""
-        return replace(self, matcher=None, parts=())
+        """The same without parts and frames."""
+        return replace(self, matcher=None, parts=(), frames=())
+
+    @property
+    def by_track(self) -> "Side":
+        """The same with a row for each tracklet: that of its item with the smallest id."""
+        ids = self.items["item"]
+        order = np.arange(len(ids)) if ids.null_count else np.argsort(ids.to_numpy())
+        codes = tracks_of(self.items.select(COLUMNS))
+        firsts = order[np.unique(codes[order], return_index=True)[1]]
+        return replace(
+            self,
+            items=self.items.take(pa.array(firsts)),
+            roots=self.roots[firsts],
+            tracks=Groups.of(codes),
+            gallery=None,
+        )
 
     def take(self, rows: NDArray[np.int64]) -> "Side":
         """Those rows alone, in that order."""
+        some = replace(
+            self, items=self.items.take(pa.array(rows)), roots=self.roots[rows], gallery=None
+        )
+        if self.tracks is not None:
+            return replace(some, tracks=self.tracks.take(rows))
         return replace(
-            self,
+            some,
             blocks=[self.matrix(rows)],
-            items=self.items.take(pa.array(rows)),
-            roots=self.roots[rows],
-            gallery=None,
-            parts=[] if self.matcher is None or self.matcher.of_frames else [self.parts_of(rows)],
+            parts=[self.parts_of(rows)] if self.parts else [],
+            frames=[self.frames_of(rows)] if self.frames else [],
         )
 
 
@@ -120,6 +163,7 @@ def gallery_side(path: Path) -> Side:
         gallery=gallery,
         matcher=gallery.matcher,
         parts=gallery.part_blocks or (),
+        frames=gallery.frame_blocks or (),
     )
 
 
@@ -138,49 +182,78 @@ def shard_side(path: Path) -> Side:
         metric=shard.header.metric,
         fingerprint=shard.header.fingerprint,
         matcher=shard.header.matcher,
-        parts=[shard.arrays["parts"]]
-        if shard.header.matcher is not None and not shard.header.matcher.of_frames
-        else [],
+        **_compared([shard]),
     )
 
 
-def dataset_side(path: Path, source: Source, extractor: "Extractor", *, metric: Metric) -> Side:
-    """The people of one part of a dataset, through an extractor. Raises NothingToIndex."""
+def _compared(shards: Sequence[Shard]) -> dict[str, Any]:
+    """What is compared beyond vectors: `Side`'s parts and frames."""
+    matcher = shards[0].header.matcher
+    if matcher is None:
+        return {}
+    if matcher.of_frames:
+        return {"frames": [SegmentFrames.of(shard.arrays) for shard in shards]}
+    return {"parts": [shard.arrays["parts"] for shard in shards]}
+
+
+def dataset_side(
+    path: Path,
+    source: Source,
+    extractor: "Extractor",
+    *,
+    metric: Metric,
+    cut: "Cut | None" = None,
+) -> Side:
+    """The people of one part of a dataset, through an extractor. cut: how tracklets become
+    segments, which are then the rows; None: crops are. Raises NothingToIndex."""
     if source.count == 0:
         raise NothingToIndex(f"{path}: one side has no pictures; both are needed")
     silence_pillow_warnings()
     skipped: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch, progress_bar(source.count, unit="crop") as bar:
-        taken = harvest(
-            source,
-            extractor,
-            Path(scratch) / "parts",
-            metric=metric,
-            pace=Pace(workers=cores()),
-            on_skip=lambda error: skipped.append(str(error)),
-            progress=bar.update,
-        )
+    with tempfile.TemporaryDirectory() as scratch:
+        with progress_bar(source.count, unit="crop") as bar:
+            taken = harvest(
+                source,
+                extractor,
+                Path(scratch) / "parts",
+                metric=metric,
+                pace=Pace(workers=cores()),
+                of_frames=cut is not None,
+                on_skip=lambda error: skipped.append(str(error)),
+                progress=bar.update,
+            )
         if not taken.parts:
             raise NothingToIndex(f"{path}: not one of {source.count} pictures can be read")
-        shards = [open_shard(part) for part in taken.parts]
-        vectors = np.concatenate([np.array(shard.vectors) for shard in shards])
-        items = stack([shard.items for shard in shards])
-        parts = []
-        if extractor.matcher is not None:
-            parts = [np.concatenate([np.array(shard.arrays["parts"]) for shard in shards])]
+        folders = taken.parts
+        if cut is not None:
+            folders = cut_frames(
+                taken, extractor, Path(scratch), cut=cut, metric=metric, dtype="float32"
+            )
+        side = _copied([open_shard(folder) for folder in folders], path)
     for line in skipped[:20]:
         click.echo(f"skipped: {printable(line)}", err=True)
     if skipped:
         click.echo(f"{path}: {len(skipped):,} of {source.count:,} were skipped", err=True)
+    return side
+
+
+def _copied(shards: Sequence[Shard], path: Path) -> Side:
+    """The rows of shards of one extraction, in memory."""
+    header, compared = shards[0].header, _compared(shards)
+    vectors = np.concatenate([np.array(shard.vectors) for shard in shards])
+    if "parts" in compared:
+        compared["parts"] = [np.concatenate(compared["parts"])]
+    if "frames" in compared:
+        compared["frames"] = [joined(compared["frames"])]
     return Side(
         path=path,
         blocks=[vectors],
-        items=items,
-        roots=np.full(len(vectors), str(source.root), object),
-        metric=metric,
-        fingerprint=extractor.fingerprint,
-        matcher=extractor.matcher,
-        parts=parts,
+        items=stack([shard.items for shard in shards]),
+        roots=np.full(len(vectors), header.root, object),
+        metric=header.metric,
+        fingerprint=header.fingerprint,
+        matcher=header.matcher,
+        **compared,
     )
 
 

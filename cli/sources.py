@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from extractors.extractor import Extractor
     from extractors.harvest import Harvest
     from extractors.pictures import Source
+    from extractors.segmenting import Cut
+    from extractors.video.sources import Known
     from reid_index import Gallery, Metric
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PARTS = "parts"
+_SEGMENTS = "segments"
 NOTE = "run.json"
 """In a staging folder: what a run notes of itself. A folder that has one is kept."""
 
@@ -39,17 +42,29 @@ def source_options(function: Function) -> Function:
         [
             click.option(
                 "--layout",
-                type=click.Choice(["auto", "folder", "market"]),
+                type=click.Choice(["auto", "folder", "market", "mars", "tracklets"]),
                 default="auto",
                 show_default=True,
-                help="Whether names tell person and camera, as in 0002_c1s1_000451_03.jpg.",
+                help="What names tell: market 0002_c1s1_000451_03.jpg, mars 0001C1T0001F001.jpg; "
+                "tracklets: each folder is a track.",
             ),
-            click.option("--keep-junk", is_flag=True, help="Keep Market-style crops of person -1."),
+            click.option(
+                "--keep-junk", is_flag=True, help="Keep crops of person -1 (market, mars)."
+            ),
             click.option(
                 "--boxes",
                 type=PATH,
                 help="People in full pictures: COCO JSON, MOTChallenge text, or CSV "
                 "(file, x, y, w, h).",
+            ),
+            click.option(
+                "--tracks",
+                type=PATH,
+                help="People in videos: a file of boxes, or a folder of such files.",
+            ),
+            click.option("--whole", is_flag=True, help="Take each whole video as one candidate."),
+            click.option(
+                "--videos", type=PATH, help="Cameras and starts: a CSV with video, camera, start."
             ),
             click.option(
                 "--items",
@@ -88,12 +103,17 @@ def extraction_options(function: Function) -> Function:
 # What SOURCES are
 
 
-def kind_of(sources: Sequence[Path], *, command: str) -> Literal["shards", "vectors", "pictures"]:
-    """What the sources are: shard folders, one file of vectors, or pictures.
+Kind = Literal["shards", "vectors", "videos", "pictures"]
 
-    Raises UsageError where kinds are mixed, vectors come in several files, or one is a gallery.
+
+def kind_of(sources: Sequence[Path], *, command: str, of_videos: bool) -> Kind:
+    """What the sources are: shard folders, one file of vectors, videos, or pictures.
+
+    of_videos: whether folders are of videos. Raises UsageError where kinds are mixed, vectors come
+    in several files, or one is a gallery.
     """
     from extractors.embeddings import holds_vectors
+    from extractors.video.sources import is_video
     from reid_index.errors import UsageError
 
     for path in sources:
@@ -101,12 +121,16 @@ def kind_of(sources: Sequence[Path], *, command: str) -> Literal["shards", "vect
             raise UsageError(f"{path} is a gallery: name pictures, vectors or shards")
     shards = [path for path in sources if (path / "shard.json").exists()]
     vectors = [path for path in sources if path.is_file() and holds_vectors(path)]
-    for some, what in ((shards, "shards"), (vectors, "vector files")):
+    videos = [path for path in sources if not path.is_dir() and is_video(path)]
+    if of_videos:
+        videos += [path for path in sources if path.is_dir()]
+    kinds = ((shards, "shards"), (vectors, "vector files"), (videos, "videos"))
+    for some, what in kinds:
         if some and len(some) != len(sources):
             raise UsageError(f"{what} and other sources do not mix in one {command}")
     if len(vectors) > 1:
         raise UsageError(f"{command} takes one file of vectors; join them into one")
-    return "shards" if shards else "vectors" if vectors else "pictures"
+    return "shards" if shards else "vectors" if vectors else "videos" if videos else "pictures"
 
 
 def refuse_needless(doing: str, **options: object) -> None:
@@ -185,12 +209,38 @@ def find_source(
     return source
 
 
+def find_people(
+    paths: Sequence[Path],
+    *,
+    tracks: Path | None,
+    whole: bool,
+    videos: Path | None,
+    known: "Known | None" = None,
+) -> "Source":
+    """The people in the videos that the paths name. Raises what `find_videos` does, UsageError."""
+    from extractors.video.sources import find_videos
+    from reid_index.errors import UsageError
+
+    if tracks is None and not whole:
+        raise UsageError(
+            "videos need --tracks FILE with the boxes of the people in them (`reid track` makes "
+            "one), or --whole, which takes each as one candidate"
+        )
+    source = find_videos(
+        paths, tracks=tracks, whole=whole, videos=videos, known=known or (lambda *_crop: False)
+    )
+    refuse_unstorable(source.root)
+    return source
+
+
 def tell_left_out(source: "Source") -> None:
-    """Say what the source leaves out, and why."""
+    """Say what the source leaves out, and why, and what it has noted."""
     from .formats import printable
 
     for reason, count in source.left_out.items():
         click.echo(printable(f"{source.root}: left out {count:,}: {reason}"), err=True)
+    for note in source.notes:
+        click.echo(printable(note), err=True)
 
 
 def gallery_extractor(
@@ -224,6 +274,19 @@ def gallery_extractor(
     return extractor
 
 
+def gallery_cut(gallery: "Gallery") -> "Cut | None":
+    """How a gallery's tracks are cut; None where it is of crops. Raises UsageError for a recipe
+    that does not say it properly."""
+    from extractors.segmenting import Cut
+    from reid_index.errors import UsageError
+
+    said = gallery.manifest.recipe.get("segments")
+    try:
+        return None if said is None else Cut(int(said["length"]), int(said["stride"]))
+    except (TypeError, KeyError, ValueError):
+        raise UsageError(f"{gallery.path}: its recipe does not say how it was cut") from None
+
+
 def extract(
     source: "Source",
     extractor: "Extractor",
@@ -234,9 +297,10 @@ def extract(
     batch_size: int,
     workers: int | None,
     strict: bool,
+    of_frames: bool = False,
 ) -> "Harvest":
     """Extract the source into parts in a staging folder, going on with those that are there, with
-    a progress bar and a line on standard error for what is skipped."""
+    a progress bar and a line on standard error for what is skipped. of_frames: see `harvest`."""
     from extractors.harvest import Pace, harvest
     from extractors.images import silence_pillow_warnings
     from reid_index.threads import cores
@@ -265,6 +329,7 @@ def extract(
                 dtype=dtype,
                 pace=Pace(batch_size=batch_size, workers=workers or cores()),
                 strict=strict,
+                of_frames=of_frames,
                 on_skip=on_skip,
                 progress=bar.update,
             )
@@ -281,12 +346,57 @@ def extract(
     return taken
 
 
-def refuse_nothing(source: "Source", taken: "Harvest") -> None:
+def cut_frames(
+    taken: "Harvest",
+    extractor: "Extractor",
+    staging: Path,
+    *,
+    cut: "Cut",
+    metric: "Metric",
+    dtype: str,
+) -> "tuple[Path, ...]":
+    """Segments of the frames that were extracted, as shards in the staging folder, and a line on
+    standard error on what they are of."""
+    from extractors.segmenting import write_segments
+
+    from .formats import counted
+
+    with progress_bar(taken.rows, unit="frame") as bar:
+        done = write_segments(
+            taken.parts,
+            staging / _SEGMENTS,
+            encoder=extractor.segments,
+            fingerprint=extractor.fingerprint,
+            metric=metric,
+            dtype=dtype,
+            cut=cut,
+            progress=bar.update,
+        )
+    notes = []
+    if done.untracked:
+        notes.append(f"{counted(done.untracked, 'frame')} without a track, each by itself")
+    if done.single:
+        notes.append(f"{counted(done.single, 'track')} of one frame only")
+    if done.sorted:
+        notes.append(f"frames of {counted(done.sorted, 'track')} came out of order and were sorted")
+    line = f"{counted(done.rows, 'segment')} of {counted(done.frames, 'frame')} in "
+    line += counted(done.tracks - done.untracked, "track")
+    click.echo("; ".join([line, *notes]), err=True)
+    return done.parts
+
+
+def refuse_nothing(source: "Source", taken: "Harvest", *, kind: Kind = "pictures") -> None:
     """Raise NothingToIndex where not one picture could be read."""
     from reid_index.errors import NothingToIndex
 
     from .formats import counted
 
+    if not taken.parts and kind == "videos":
+        raise NothingToIndex(
+            f"{source.root}: not one of {counted(source.count, 'crop')} can be cut from its videos"
+            if source.count
+            else f"{source.root}: there is nobody in its videos, as the tracks have it"
+        )
     if not taken.parts:
         raise NothingToIndex(
             f"{source.root}: not one of {counted(source.count, 'picture')} can be read; a list's "
@@ -369,6 +479,7 @@ def _clear_up(folder: Path) -> None:
 
     try:
         files.remove(folder / "gallery")
+        files.remove(folder / _SEGMENTS)
         if not (folder / NOTE).exists() and not _has_parts(folder):
             files.remove(folder)
     except OSError as error:
@@ -381,7 +492,7 @@ def _has_parts(folder: Path) -> bool:
 
 def _is_ours(path: Path) -> bool:
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("lock", "gallery", NOTE, _PARTS)
+    return name in ("lock", "gallery", NOTE, _PARTS, _SEGMENTS)
 
 
 def drop_parts(staging: Path) -> None:
@@ -394,3 +505,4 @@ def drop_parts(staging: Path) -> None:
         files.remove(journal)
         files.sync_folder(journal.parent)
     files.remove(staging / _PARTS)
+    files.remove(staging / _SEGMENTS)

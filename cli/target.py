@@ -14,7 +14,7 @@ from extractors.boxes import Box as PersonBox
 from extractors.boxes import boxes_by_source, crop_box, read_boxes
 from extractors.embeddings import holds_vectors, read_vectors
 from extractors.images import SUFFIXES, read_image, silence_pillow_warnings
-from extractors.pictures import find_pictures, parse_market
+from extractors.pictures import LISTS, find_pictures, parse_market
 from reid_index import Gallery
 from reid_index.errors import BadSource, NothingToIndex, UnreadableImage, UsageError
 from reid_index.matcher import told
@@ -83,7 +83,7 @@ def file_target(
     """
     if not path.exists():
         raise BadSource(f"{path}: there is no such file or folder to look for")
-    if path.is_file() and path.suffix.lower() not in SUFFIXES and holds_vectors(path):
+    if holds_target_vectors(path):
         if gallery.matcher is not None:
             raise UsageError(
                 f"{path}: a file of vectors has no parts, and this gallery compares items by "
@@ -93,13 +93,14 @@ def file_target(
         return Target(vectors, None, [], None, None, path.name)
     silence_pillow_warnings()
     person, camera = None, None
-    if not path.is_dir():
-        crop, person, camera = _picture(path, box=box, boxes=boxes, position=position)
+    if not is_many(path):
+        crop, _, person, camera = read_person(path, box=box, boxes=boxes, position=position)
         crops = [crop]
     elif box is None and position is None:
         crops = _folder_crops(path, boxes)
     else:
-        raise UsageError(f"{path} is a folder: a box or position belongs to one picture")
+        what = "a folder" if path.is_dir() else "a list"
+        raise UsageError(f"{path} is {what}: a box or position belongs to one picture")
     extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
     vectors, parts = _embed(extractor, crops)
     return Target(
@@ -123,10 +124,10 @@ def _embed(
     return vectors, np.concatenate(parts) if parts else None
 
 
-def _picture(
+def read_person(
     path: Path, *, box: Box | None, boxes: Path | None, position: int | None
-) -> "tuple[Crop, str | None, int | None]":
-    """The person in a picture file: their crop, label and camera, where known."""
+) -> "tuple[Crop, Box | None, str | None, int | None]":
+    """The person in a picture file: their crop, box, label and camera, where known."""
     known = parse_market(path.name) or {}
     person, camera = known.get("person"), known.get("camera")
     if boxes is not None:
@@ -139,12 +140,22 @@ def _picture(
     elif position is not None:
         raise UsageError("--position counts the boxes of a picture: it needs --boxes FILE")
     image = read_image(path)
-    return image if box is None else crop_box(image, box), person, camera
+    return image if box is None else crop_box(image, box), box, person, camera
+
+
+def is_many(path: Path) -> bool:
+    """Whether it names many pictures: a folder, or a list of them."""
+    return path.is_dir() or path.suffix.lower() in LISTS
+
+
+def holds_target_vectors(path: Path) -> bool:
+    """Whether it is a file of vectors, and no picture."""
+    return path.is_file() and path.suffix.lower() not in SUFFIXES and holds_vectors(path)
 
 
 def _folder_crops(folder: Path, boxes: Path | None) -> "list[Crop]":
-    """All crops of a folder that shows one person. One that cannot be read is an error here: the
-    answer would silently be another one."""
+    """All crops of a folder or list that shows one person. One that cannot be read is an error
+    here: the answer would silently be another one."""
     crops = []
     for picture in find_pictures([folder], layout="folder", boxes=boxes).pictures():
         image = read_image(picture.path, root=picture.root)

@@ -3,12 +3,10 @@
 This module reads lists of boxes and cuts arrays; it opens no picture.
 """
 
-import csv
-import io
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PureWindowsPath
@@ -18,19 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid_index.errors import BadSource, UnreadableImage
-from reid_index.reading import read_bytes
 
+from .cells import finite, integer, is_number, read_text, split_lines
 from .extractor import Crop
 from .images import SUFFIXES
 
-_LARGEST_FILE = 2**30
-"""Bytes: twice the largest list of the COCO data set, and some ten times as much in memory."""
-
 _MOT_PEDESTRIAN = 1
-_LARGEST_INTEGER = 2**31 - 1
 
 _CSV_SOURCE = ("file", "source")
-_CSV_GEOMETRY = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("x1", "y1", "x2", "y2"))
+CSV_GEOMETRY = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("x1", "y1", "x2", "y2"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +78,12 @@ def read_boxes(path: Path, *, pictures: Path) -> list[Box]:
     height not above 0, an unknown image_id, a frame without picture or with several, and a
     picture's path that is absolute or has "..".
     """
-    text = _read_text(path)
+    text = read_text(path)
     if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         return _read_coco(text, path=path)
-    lines = _split_lines(text, path=path)
+    lines = split_lines(text, path=path)
     line, first = next(lines, (1, [""]))
-    if _is_number(first[0]):
+    if is_number(first[0]):
         return _read_mot(lines, line=line, first=first, path=path, pictures=pictures)
     return _read_csv(lines, line=line, header=first, path=path)
 
@@ -126,61 +120,6 @@ def crop_box(image: NDArray[np.uint8], box: tuple[float, float, float, float]) -
 
 def _clip(value: float, limit: int) -> float:
     return min(max(value, 0), limit)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = read_bytes(path, most=_LARGEST_FILE)
-    except OSError as error:
-        raise BadSource(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise BadSource(f"{path}: cannot be read ({error}); give a file with boxes") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadSource(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
-    if not text.strip():
-        raise BadSource(f"{path}: the file is empty; give a file with boxes")
-    return text
-
-
-def _split_lines(text: str, *, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each line that is not blank, as its number from 1 and its cells without outer spaces."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if cells not in ([], [""]):
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise BadSource(
-            f"{path}, line {reader.line_num}: not CSV ({error}); correct the quotes"
-        ) from error
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: str, *, name: str, where: str) -> float:
-    if not _is_number(cell) or not math.isfinite(float(cell)):
-        raise BadSource(f"{where}: {name} is {cell!r}; give a finite number")
-    return float(cell)
-
-
-def _integer(cell: str, *, name: str, where: str, least: int) -> int:
-    # Tables with gaps are often written with 3.0 for 3.
-    value = _number(cell, name=name, where=where)
-    if not (least <= value <= _LARGEST_INTEGER and value.is_integer()):
-        raise BadSource(
-            f"{where}: {name} is {cell}; give a whole number from {least} to {_LARGEST_INTEGER}"
-        )
-    return int(value)
 
 
 def _checked_box(box: Box, *, where: str) -> Box:
@@ -332,10 +271,10 @@ def _read_mot(
         if len(cells) != len(first):
             raise BadSource(f"{where}: {len(cells)} columns, not {len(first)}; correct the line")
         values = [
-            _number(cell, name=f"column {column}", where=where)
+            finite(cell, name=f"column {column}", where=where)
             for column, cell in enumerate(cells, start=1)
         ]
-        if _is_mot_person(values):
+        if is_mot_person(values):
             boxes.append(_mot_box(cells, values, found=found, pictures=pictures, where=where))
     return boxes
 
@@ -351,7 +290,8 @@ def _numbered_pictures(pictures: Path) -> dict[int, list[str]]:
     return found
 
 
-def _is_mot_person(values: Sequence[float]) -> bool:
+def is_mot_person(values: Sequence[float]) -> bool:
+    """Whether the numbers of a MOTChallenge line are a person's: see `read_boxes`."""
     ignored = len(values) > 6 and values[6] == 0
     # Only ground truth of 9 columns has a class; trackers that write 9 fill it with −1.
     other_class = len(values) == 9 and values[7] >= 1 and values[7] != _MOT_PEDESTRIAN
@@ -366,8 +306,8 @@ def _mot_box(
     pictures: Path,
     where: str,
 ) -> Box:
-    frame = _integer(cells[0], name="frame", where=where, least=1)
-    track = _integer(cells[1], name="id", where=where, least=-1)
+    frame = integer(cells[0], name="frame", where=where, least=1)
+    track = integer(cells[1], name="id", where=where, least=-1)
     sources = found.get(frame, ())
     if len(sources) != 1:
         several = " and ".join(sources) or "no picture"
@@ -399,7 +339,7 @@ def _read_csv(
     if len(set(names)) < len(names):
         raise BadSource(f"{path}, line {line}: the header has a column twice; rename one")
     source = next((name for name in _CSV_SOURCE if name in names), None)
-    geometry = next((group for group in _CSV_GEOMETRY if set(group) <= set(names)), None)
+    geometry = next((group for group in CSV_GEOMETRY if set(group) <= set(names)), None)
     if source is None or geometry is None:
         raise BadSource(
             f"{path}, line {line}: {', '.join(header)[:80]!r} is no header of boxes; give "
@@ -416,7 +356,7 @@ def _read_csv(
 
 
 def _csv_box(row: Mapping[str, str], *, source: str, geometry: Sequence[str], where: str) -> Box:
-    x, y, width, height = (_number(row[name], name=name, where=where) for name in geometry)
+    x, y, width, height = (finite(row[name], name=name, where=where) for name in geometry)
     if "x2" in geometry:
         width, height = width - x, height - y
     box = Box(
@@ -435,4 +375,4 @@ def _csv_box(row: Mapping[str, str], *, source: str, geometry: Sequence[str], wh
 
 def _optional_integer(row: Mapping[str, str], name: str, *, where: str) -> int | None:
     cell = row.get(name)
-    return _integer(cell, name=name, where=where, least=0) if cell else None
+    return integer(cell, name=name, where=where, least=0) if cell else None

@@ -9,10 +9,10 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -59,15 +59,20 @@ class Pace:
 
 DEFAULT_PACE = Pace()
 
+_HELD = 192 * 2**20
+"""Bytes of decoded frames that may wait for the threads that make crops of them."""
+
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A picture after decoding: inputs[i] belongs to people[i]; errors of the others."""
+    """A picture after decoding: inputs[i] belongs to people[i]; errors of the others. fault: why
+    there is no image, also where nobody was to be in it."""
 
     picture: Picture
     people: list[Person]
     inputs: list[NDArray[Any]]
     errors: list[UnreadableImage]
+    fault: UnreadableImage | None = None
 
 
 def harvest(
@@ -79,6 +84,7 @@ def harvest(
     dtype: str = "float32",
     pace: Pace = DEFAULT_PACE,
     strict: bool = False,
+    of_frames: bool = False,
     on_skip: Callable[[UnreadableImage], None] = lambda _error: None,
     progress: Callable[[int], object] = lambda _people: None,
 ) -> Harvest:
@@ -86,31 +92,47 @@ def harvest(
 
     folder: kept between runs; one that holds an unfinished run of the same extractor, source root
     and storage is gone on with. Parts whose pictures have changed since are done again.
+    of_frames: the shards are for `write_segments`: vectors alone, as the extractor yields them, in
+    single precision, whatever metric and dtype.
     on_skip is told once of each picture or box that cannot be read; with strict the first one
     is raised. progress is told of people as they are done, at once of those an earlier run did.
 
     Raises UsageError where folder holds another run, and what the extractor raises.
     """
     make_folder(folder)
-    job = {
+    if of_frames:
+        metric, dtype = Metric.EUCLIDEAN, "float32"  # which keep vectors as they are
+    matcher = None if of_frames else extractor.matcher
+    job: dict[str, Any] = {
         "fingerprint": extractor.fingerprint.to_json(),
         "metric": str(metric),
         "dtype": dtype,
         "root": str(source.root),
     }
-    if extractor.matcher is not None:
-        job["matcher"] = extractor.matcher.to_json()
+    if matcher is not None:
+        job["matcher"] = matcher.to_json()
+    if of_frames:
+        job["of_frames"] = True
     journal = Journal.open(folder, job, source, strict=strict)
     resumed = sum(part.rows for part in journal.parts)
     progress(resumed + sum(part.skipped for part in journal.parts))
     rest = islice(source.pictures(), sum(part.pictures for part in journal.parts), None)
-    write = partial(_write_part, journal, extractor=extractor, metric=metric, dtype=dtype)
-    buffer = _Buffer(source)
+    write = partial(
+        _write_part,
+        journal,
+        fingerprint=extractor.fingerprint,
+        metric=metric,
+        dtype=dtype,
+        matcher=matcher,
+    )
+    names = ("global_",) if of_frames else ("global_", "parts", "visible")
+    buffer = _Buffer(source, names)
     try:
         with closing(_extracted(rest, extractor, pace)) as extracted:
             for batch, embeddings in extracted:
                 for one in batch:
-                    for error in dict.fromkeys(one.errors):  # one broken picture, many people
+                    faults = [] if one.fault is None else [one.fault]
+                    for error in dict.fromkeys(faults + one.errors):  # one picture, many people
                         if strict:
                             raise error
                         on_skip(error)
@@ -118,7 +140,7 @@ def harvest(
                 buffer.add(batch, embeddings)
                 if buffer.rows >= pace.part_rows:
                     # Let go first: what could not be written is not tried again below.
-                    full, buffer = buffer, _Buffer(source)
+                    full, buffer = buffer, _Buffer(source, names)
                     write(full)
     except BaseException:
         if buffer.rows:
@@ -135,9 +157,7 @@ def harvest(
     )
 
 
-def _write_part(
-    journal: Journal, buffer: "_Buffer", *, extractor: Extractor, metric: Metric, dtype: str
-) -> None:
+def _write_part(journal: Journal, buffer: "_Buffer", **properties: Any) -> None:
     """Write what has gathered as a shard, and note it."""
     name = journal.next_name
     if buffer.rows:
@@ -145,11 +165,8 @@ def _write_part(
             journal.folder / name,
             arrays=buffer.arrays(),
             items=[buffer.items()],
-            fingerprint=extractor.fingerprint,
-            metric=metric,
-            dtype=dtype,
             root=str(buffer.root),
-            matcher=extractor.matcher,
+            **properties,
         )
     journal.add(Part(name, buffer.rows, buffer.pictures, buffer.skipped, buffer.digest.hexdigest()))
 
@@ -181,17 +198,22 @@ def _step_back() -> None:
 def _in_order(
     decoders: ThreadPoolExecutor, pictures: Iterator[Picture], extractor: Extractor, *, ahead: int
 ) -> Iterator[_Prepared]:
-    """Decoded pictures in the source's order, decoded ahead until `ahead` people wait."""
-    waiting: deque[tuple[int, Future[_Prepared]]] = deque()
-    people = 0
+    """Decoded pictures in the source's order, decoded ahead until `ahead` people wait, or pictures
+    of _HELD bytes."""
+    waiting: deque[tuple[int, int, Future[_Prepared]]] = deque()
+    people = held = 0
     for picture in pictures:
-        waiting.append((len(picture.people), decoders.submit(_prepare, picture, extractor)))
-        people += len(picture.people)
-        while waiting and people >= ahead:
-            count, future = waiting.popleft()
+        count, size = max(1, len(picture.people)), picture.held
+        waiting.append((count, size, decoders.submit(_prepare, picture, extractor)))
+        del picture  # or its image would be kept until the next is there
+        people += count
+        held += size
+        while waiting and (people >= ahead or held >= _HELD):
+            count, size, future = waiting.popleft()
             people -= count
+            held -= size
             yield future.result()
-    for _, future in waiting:
+    for _, _, future in waiting:
         yield future.result()
 
 
@@ -199,16 +221,17 @@ def _prepare(picture: Picture, extractor: Extractor) -> _Prepared:
     people: list[Person] = []
     inputs: list[NDArray[Any]] = []
     errors: list[UnreadableImage] = []
+    make, picture = picture.image, replace(picture, image=None)  # a decoded frame is large
     try:
         _check_name(picture)
-        image = read_image(picture.path, root=picture.root)
+        image = read_image(picture.path, root=picture.root) if make is None else make()
     except UnreadableImage as error:
-        return _Prepared(picture, people, inputs, [error] * len(picture.people))
+        return _Prepared(picture, people, inputs, [error] * len(picture.people), error)
     for person in picture.people:
         try:
             crop = image if person.box is None else crop_box(image, person.box)
         except UnreadableImage as error:
-            errors.append(UnreadableImage(f"{picture.path}: {error}"))
+            errors.append(UnreadableImage(f"{picture.name}: {error}"))
         else:
             people.append(person)
             inputs.append(extractor.prepare(crop))
@@ -266,9 +289,11 @@ def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_P
 
 
 class _Buffer:
-    """Rows that wait to be written as one shard, and what part of the source they are."""
+    """Rows that wait to be written as one shard, and what part of the source they are. names: of
+    the arrays that are kept of each embedding, where it has them."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, names: Sequence[str]) -> None:
+        self._names = names
         self.root = source.root
         self._types = STANDARD | dict(source.columns)
         self._embeddings: list[Embedding] = []
@@ -292,11 +317,13 @@ class _Buffer:
 
     def arrays(self) -> dict[str, ArrayStream]:
         first = self._embeddings[0]
-        arrays = {"global": np.concatenate([one.global_ for one in self._embeddings])}
-        for name in ("parts", "visible"):
-            if getattr(first, name) is not None:
-                arrays[name] = np.concatenate([getattr(one, name) for one in self._embeddings])
-        return {name: ArrayStream.of(array) for name, array in arrays.items()}
+        names = [name for name in self._names if getattr(first, name) is not None]
+        return {
+            name.rstrip("_"): ArrayStream.of(
+                np.concatenate([getattr(one, name) for one in self._embeddings])
+            )
+            for name in names
+        }
 
     def items(self) -> pa.Table:
         columns: dict[str, Any] = {

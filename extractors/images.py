@@ -51,7 +51,7 @@ def read_image(path: Path, *, root: Path | None = None) -> Crop:
     data that cannot be read are taken as none.
     """
     try:
-        file = path if root is None else _inside(path, root)
+        file = path if root is None else inside(path, root)
         # A pipe or a device would never end.
         if file.exists() and not file.is_file():
             raise UnreadableImage(f"{path}: not a file")
@@ -67,7 +67,7 @@ def read_image(path: Path, *, root: Path | None = None) -> Crop:
     return decode_image(data, name=str(path))
 
 
-def _inside(path: Path, root: Path) -> Path:
+def inside(path: Path, root: Path) -> Path:
     """Where a file really is. Raises UnreadableImage where that is outside root."""
     file, folder = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     if not file.is_relative_to(folder):

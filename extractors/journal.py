@@ -75,13 +75,15 @@ class Journal:
 
 
 def identity(picture: Picture) -> bytes:
-    """What makes a picture the same one when a run goes on: name, size, time, boxes, columns."""
+    """What makes a picture the same one when a run goes on: its file's name, size and time, of a
+    video the number of the frame, boxes, columns."""
     try:
         stat = picture.path.stat()
         state = (stat.st_size, stat.st_mtime_ns)
     except (OSError, ValueError):  # gone, or no name that a file can have
         state = (-1, -1)
-    return repr((picture.source, state, picture.people)).encode(errors="surrogateescape")
+    which = () if picture.frame is None else (picture.frame,)
+    return repr((picture.source, state, picture.people, *which)).encode(errors="surrogateescape")
 
 
 def _read(folder: Path, job: dict[str, Any]) -> list[Part]:

@@ -23,7 +23,7 @@ class OpenvinoExtractor(ModelExtractor):
     """
 
     def __init__(self, weights: Path, *, preprocess: Preprocess | None = None) -> None:
-        openvino = _import_openvino()
+        openvino = import_openvino()
         binary = weights.with_suffix(".bin")
         for path in (weights, binary):
             if not path.is_file():
@@ -65,7 +65,7 @@ class OpenvinoExtractor(ModelExtractor):
         return self._model(batch)[0]
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
     """The openvino module, imported so that nothing is ever sent anywhere.
 
     Importing it reports the import over the network, if its package openvino_telemetry can be

@@ -1,4 +1,5 @@
-"""Where crops come from: folders, Market-1501-style folders, lists of files, pictures with boxes.
+"""Where crops come from: folders, folders of Market-1501 or MARS and of tracklets, lists of files,
+pictures with boxes.
 
 A source lists pictures and what is known of the people in them; it opens none of them.
 """
@@ -7,7 +8,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +23,9 @@ from reid_index.reading import PARQUET_ERRORS, ParquetTable
 from reid_index.store.items import BOX, STANDARD, conform
 
 from .boxes import boxes_by_source, read_boxes
+from .extractor import Crop
 from .images import SUFFIXES
+from .names import camera_of, last_number
 
 _MARKET = re.compile(
     r"^(?P<person>-?\d+)_c(?P<camera>\d{1,9})(?:s(?P<sequence>\d{1,18}))?(?:_f?(?P<frame>\d{1,18}))?"
@@ -31,6 +34,9 @@ _MARKET = re.compile(
 """`0002_c1s1_000451_03.jpg` (Market-1501), `0001_c2_f0046182.jpg` (DukeMTMC-reID): person, camera,
 sequence, frame, box. Matched on the name alone, or folders such as `2020_c1` would match too; the
 numbers fit the columns' types."""
+
+_MARS = re.compile(r"^(?P<person>\d{4}|00-1)C(?P<camera>\d)T(?P<track>\d+)F(?P<frame>\d{1,18})\.")
+"""`0001C1T0001F001.jpg` (MARS): person, camera, track, frame; junk is person 00-1."""
 
 MARKET_COLUMNS = {"sequence": pa.int64(), "role": pa.string()}
 """What Market names tell beyond the standard columns. role: "distractor" for person 0000, who is
@@ -57,12 +63,24 @@ class Picture:
 
     root: what its file may not be outside of, whatever `..` or link leads there; whoever opens the
     picture has that checked (`read_image`).
+
+    Of a video's frame, path and source are the video's. frame: its number from 0. image: makes its
+    pixels, uint8 (height, width, 3) RGB, or raises UnreadableImage; None: they are in the file.
+    held: bytes that this picture keeps until its image is made and done with.
     """
 
     path: Path
     source: str
     people: tuple[Person, ...] = (Person(),)
     root: Path = field(kw_only=True)
+    frame: int | None = None
+    image: Callable[[], Crop] | None = None
+    held: int = 0
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.path) if self.frame is None else f"{self.path}, frame {self.frame}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,7 @@ class Source:
 
     root: the folder that `source` is relative to. count: of people. columns: name → type of the
     item columns that people may have beyond the standard ones. left_out: why → how many files.
-    pictures: begins a walk, the same order each time.
+    pictures: begins a walk, the same order each time. notes: what else is to be told.
     """
 
     root: Path
@@ -79,6 +97,7 @@ class Source:
     columns: Mapping[str, pa.DataType]
     left_out: Mapping[str, int]
     pictures: Callable[[], Iterator[Picture]]
+    notes: tuple[str, ...] = ()
 
 
 def find_pictures(
@@ -92,14 +111,17 @@ def find_pictures(
     (`.csv`, `.parquet`).
 
     layout: "folder" takes nothing from names, "market" takes person, camera and frame and leaves
-    junk (person -1) out unless keep_junk, "auto" is market when every picture's name fits.
+    junk (person -1) out unless keep_junk, "mars" the same and the track; "auto" is market or mars
+    when every picture's name fits. "tracklets": every folder is a track called as the folder, the
+    last number in a file's name its frame; the file's name, or the nearest folder's that tells one,
+    says the camera (`extractors.names.camera_of`).
     boxes: a file of person boxes (see boxes.py) in the pictures of one folder; pictures without a
     box are then not used.
 
     Raises BadSource, BadItems; UsageError for an unknown layout or no path at all.
     """
-    if layout not in ("auto", "folder", "market"):
-        raise UsageError(f"there is no layout {layout!r}; there are auto, folder, market")
+    if layout not in LAYOUTS:
+        raise UsageError(f"there is no layout {layout!r}; there are {', '.join(LAYOUTS)}")
     paths = [Path(os.path.abspath(path)) for path in paths]
     if not paths:
         raise UsageError("name a folder, picture files or a list to take pictures from")
@@ -136,45 +158,98 @@ def parse_market(name: str) -> dict[str, Any] | None:
     }
 
 
+def parse_mars(name: str) -> dict[str, Any] | None:
+    """The item columns that a MARS-style file name tells, or None for another name."""
+    match = _MARS.match(name)
+    if match is None:
+        return None
+    person = match["person"]
+    role = {"00-1": "junk", "0000": "distractor"}.get(person)
+    return {
+        "person": None if role else person,
+        "camera": int(match["camera"]),
+        "track": match["track"],
+        "frame_first": int(match["frame"]),
+        "frame_last": int(match["frame"]),
+        "sequence": None,
+        "role": role,
+    }
+
+
+_NAMED = {"market": parse_market, "mars": parse_mars}
+"""Layouts whose names tell who it is."""
+
+_LIKE = {"market": "0002_c1s1_000451_03.jpg", "mars": "0001C1T0001F001.jpg"}
+
+LAYOUTS = ("auto", "folder", *_NAMED, "tracklets")
+"""Of folders of pictures: see `find_pictures`."""
+
+
 def _folders(paths: list[Path], *, layout: str, keep_junk: bool) -> Source:
     given = set(paths)
     paths = [path for path in dict.fromkeys(paths) if given.isdisjoint(path.parents)]
     folders = [path if path.is_dir() else path.parent for path in paths]
     root = Path(os.path.commonpath(folders))
+    if layout == "auto":
+        layout = _recognised(paths)
+    parse = _NAMED.get(layout, lambda _name: None)
     seen: Counter[str] = Counter()
     for path in _walk(paths):
-        columns = parse_market(path.name)
+        columns = parse(path.name)
         is_picture = path.suffix.lower() in SUFFIXES
-        kind = "other" if not is_picture else "plain" if columns is None else "market"
-        seen["junk" if kind == "market" and columns and columns["role"] == "junk" else kind] += 1
-    named = seen["market"] + seen["junk"]
-    market = layout == "market" or (layout == "auto" and named > 0 and seen["plain"] == 0)
-    if market and seen["plain"]:
+        kind = "other" if not is_picture else "plain" if columns is None else "named"
+        seen["junk" if kind == "named" and columns and columns["role"] == "junk" else kind] += 1
+    if layout in _NAMED and seen["plain"]:
         raise BadSource(
-            f"{root}: {seen['plain']} names are not Market-style (0002_c1s1_000451_03.jpg); use "
-            "the layout 'folder' or move them away"
+            f"{root}: {seen['plain']} names are not {layout.capitalize()}-style ({_LIKE[layout]}); "
+            "use the layout 'folder' or move them away"
         )
     left_out = {"no picture by its name": seen["other"]} if seen["other"] else {}
-    drop_junk = market and not keep_junk
-    if drop_junk and seen["junk"]:
+    if seen["junk"] and not keep_junk:
         left_out["junk (person -1)"] = seen["junk"]
 
     def pictures() -> Iterator[Picture]:
         for path in _walk(paths):
             if path.suffix.lower() not in SUFFIXES:
                 continue
-            columns = (parse_market(path.name) if market else None) or {}
-            if not (drop_junk and columns.get("role") == "junk"):
+            columns = parse(path.name) or {}
+            if layout == "tracklets":
+                columns = _tracklet_columns(path, root)
+            if keep_junk or columns.get("role") != "junk":
                 source = path.relative_to(root).as_posix()
                 yield Picture(path, source, (Person(columns=columns),), root=root)
 
     return Source(
         root=root,
-        count=named + seen["plain"] - (seen["junk"] if drop_junk else 0),
-        columns=MARKET_COLUMNS if market else {},
+        count=seen["named"] + seen["plain"] + (seen["junk"] if keep_junk else 0),
+        columns=MARKET_COLUMNS if layout in _NAMED else {},
         left_out=left_out,
         pictures=pictures,
     )
+
+
+def _recognised(paths: Sequence[Path]) -> str:
+    """The layout that every picture's name fits, or "folder"."""
+    fits = dict(_NAMED)
+    empty = True
+    for path in _walk(paths):
+        if path.suffix.lower() in SUFFIXES:
+            empty = False
+            fits = {layout: parse for layout, parse in fits.items() if parse(path.name)}
+            if not fits:
+                break
+    return "folder" if empty else next(iter(fits), "folder")
+
+
+def _tracklet_columns(path: Path, root: Path) -> dict[str, Any]:
+    folders = [folder.name for folder in path.parents if folder.is_relative_to(root)]
+    frame = last_number(path.stem)
+    return {
+        "track": path.parent.name,
+        "camera": camera_of([path.stem, *folders]),
+        "frame_first": frame,
+        "frame_last": frame,
+    }
 
 
 def _walk(paths: Iterable[Path]) -> Iterator[Path]:

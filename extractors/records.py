@@ -4,7 +4,6 @@ Readers look at names, lists and labels; they open no picture.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from reid_index.errors import BadSource
 from reid_index.reading import read_bytes
 
 from .images import SUFFIXES
+from .names import last_number
 from .pictures import MARKET_COLUMNS, Person, Picture, Source
 
 JUNK = "junk (person -1)"
@@ -23,8 +23,6 @@ JUNK = "junk (person -1)"
 
 _LARGEST_LIST = 2**30
 """Bytes of a list of names: some ten million of them."""
-
-_LAST_NUMBER = re.compile(r"\d{1,18}(?=\D*$)")
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,7 @@ def _pictures(root: Path, records: Iterable[Record]) -> Iterator[Picture]:
         for file in record.files:
             columns = record.columns
             if "track" in columns:
-                number = _LAST_NUMBER.search(PurePosixPath(file).stem)
-                frame = None if number is None else int(number[0])
+                frame = last_number(PurePosixPath(file).stem)
                 columns = {**columns, "frame_first": frame, "frame_last": frame}
             yield Picture(root / file, file, (Person(columns=columns),), root=root)
 

@@ -38,7 +38,8 @@ def pool_tracklets(
         raise DimensionMismatch(
             f"{items.num_rows} items need as many rows of vectors, these are {vectors.shape}"
         )
-    codes, firsts = _group(items)
+    codes = Tracklets().codes(items)
+    firsts = np.unique(codes, return_index=True)[1]
     sums = np.zeros((len(firsts), vectors.shape[1]), np.float64)
     for start in range(0, len(vectors), _PIECE):
         piece = _unit(vectors[start : start + _PIECE], start)
@@ -63,21 +64,30 @@ def _unit(rows: NDArray[np.floating[Any]], start: int) -> NDArray[np.float64]:
     return wide
 
 
-def _group(items: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each row's tracklet, counted by first appearance, and each tracklet's first row."""
-    names = ("video", "source", "camera", "track", "person")
-    columns = (items[name].to_pylist() for name in names)
-    seen: dict[object, int] = {}
-    firsts: list[int] = []
-    codes = np.empty(items.num_rows, np.int64)
-    for row, (video, source, camera, track, person) in enumerate(zip(*columns, strict=True)):
-        place = (False, posixpath.dirname(source or "")) if video is None else (True, video)
-        key = row if track is None else (place, camera, track, person)
-        code = seen.setdefault(key, len(seen))
-        if code == len(firsts):
-            firsts.append(row)
-        codes[row] = code
-    return codes, np.array(firsts, np.int64)
+class Tracklets:
+    """Tells which tracklet rows of items belong to, whatever tables they come in."""
+
+    NAMES = ("video", "source", "camera", "track", "person")
+    """The columns that it looks at."""
+
+    def __init__(self) -> None:
+        self._seen: dict[object, int] = {}
+        self.count = 0
+
+    def codes(self, items: pa.Table) -> NDArray[np.int64]:
+        """Each row's tracklet (see `pool_tracklets`), counted by first appearance since this was
+        made."""
+        codes = np.empty(items.num_rows, np.int64)
+        columns = (items[name].to_pylist() for name in self.NAMES)
+        for row, (video, source, camera, track, person) in enumerate(zip(*columns, strict=True)):
+            code = self.count
+            if track is not None:
+                folder = posixpath.dirname(source or "")
+                place = (False, folder) if video is None else (True, video)
+                code = self._seen.setdefault((place, camera, track, person), code)
+            codes[row] = code
+            self.count += code == self.count
+        return codes
 
 
 def _widened(items: pa.Table, codes: NDArray[np.int64], firsts: NDArray[np.int64]) -> pa.Table:

@@ -12,6 +12,7 @@
     ├── BadWeights (ValueError)            a model file or its preprocessing card
     ├── TrainingFailed (ArithmeticError)   a loss that is no number
     ├── UnreadableImage (ValueError)       one picture: broken, not a picture, too large
+    │   └── UnreadableVideo                one video: no file, no frames, a codec that is not there
     ├── NothingToIndex (ValueError)        a source without one readable crop
     ├── GalleryNotFound (FileNotFoundError)
     ├── GalleryExists (FileExistsError)
@@ -79,6 +80,10 @@ class TrainingFailed(ReidIndexError, ArithmeticError):
 
 class UnreadableImage(ReidIndexError, ValueError):
     """One picture that cannot be decoded. Many of them are skipped and counted."""
+
+
+class UnreadableVideo(UnreadableImage):
+    """One video that cannot be decoded, wholly or from some frame on. Skipped and counted, too."""
 
 
 class NothingToIndex(ReidIndexError, ValueError):

@@ -16,8 +16,9 @@ from reid_index import Gallery
 KEYS = (
     *("mAP", "mINP", "rank1", "rank5", "rank10", "rank20", "queries", "answerable", "gallery"),
     *("ap_rule", "rerank", "seconds", "unanswerable", "protocol", "fuse", "matcher"),
+    "aggregate",
 )
-REST = ("rerank", "seconds", "unanswerable", "protocol", "fuse", "matcher")
+REST = ("rerank", "seconds", "unanswerable", "protocol", "fuse", "matcher", "aggregate")
 SMALL = ("--k1", "5", "--k2", "3")
 
 
@@ -25,7 +26,7 @@ SMALL = ("--k1", "5", "--k2", "3")
 
 
 def figures(keys, asked, searched, *, rule="standard", zero=False, at=None, same_item=False):
-    """What JSON has but `rerank`, `seconds`, for keys (Q, G), lower is better, of rows `asked` and
+    """What JSON has but REST, for keys (Q, G), lower is better, of rows `asked` and
     `searched`: mappings with item, person, camera."""
     ap, inp, first = [], [], []
     for key, query in zip(keys, asked, strict=True):

@@ -212,6 +212,7 @@ def test_every_command_has_a_whole_line_of_help():
                 "delete",
                 "rebuild",
                 "query",
+                "track",
                 "graph",
                 "explain",
                 "match",

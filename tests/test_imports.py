@@ -14,6 +14,8 @@ import reid_index.upkeep.verify
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = {
+    "av",
+    "cv2",
     "extractors",
     "faiss",
     "h5py",
@@ -27,14 +29,18 @@ HEAVY = {
     "PIL",
     "pyarrow",
     "scipy",
+    "supervision",
     "torch",
     "tqdm",
+    "trackers",
 }
 LOADED_LATE = {
     f"cli/{name}.py"
     for name in (
         *("crowd", "explained", "figure", "formats", "heat_sheet", "judge", "judge_report"),
+        "judge_tracks",
         *("match_formats", "matrix", "plots", "report", "sheet", "sides", "target", "world"),
+        *("strips", "timeline", "video_formats", "video_sheet", "video_target"),
     )
 }
 EXTRACTORS_MAY = {

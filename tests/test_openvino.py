@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from extractors.images import read_image
-from extractors.openvino import OpenvinoExtractor, _import_openvino
+from extractors.openvino import OpenvinoExtractor, import_openvino
 from reid_index.errors import BadWeights, MissingExtra
 
 CARD = {
@@ -34,7 +34,7 @@ DATA = ROOT.parent / "shared" / "data"
 def openvino() -> Any:
     """The module, imported the way that sends nothing."""
     try:
-        return _import_openvino()
+        return import_openvino()
     except MissingExtra:
         pytest.skip("OpenVINO is not installed (the extra openvino)")
 

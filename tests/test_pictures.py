@@ -211,6 +211,39 @@ def test_names_that_fit_only_partly(tmp_path: Path) -> None:
         find_pictures([tmp_path], layout="market")
 
 
+def test_mars_names(tmp_path: Path) -> None:
+    names = ["0001C1T0001F001.jpg", "0001C6T0012F930.jpg", "00-1C1T0001F001.jpg"]
+    folder = touch(tmp_path, *(f"{name[:4]}/{name}" for name in [*names, "0000C1T0001F001.jpg"]))
+    source = find_pictures([folder])
+    nobody = {"camera": 1, "track": "0001", "frame_first": 1, "frame_last": 1}
+    distractor = nobody | {"role": "distractor"}
+    first = nobody | {"person": "0001"}
+    other = {"camera": 6, "track": "0012", "frame_first": 930, "frame_last": 930}
+    assert known(source) == [distractor, first, first | other]
+    assert (source.count, source.columns) == (3, MARKET_COLUMNS)
+    assert source.left_out == {"junk (person -1)": 1}
+    kept = find_pictures([folder], layout="mars", keep_junk=True)
+    assert known(kept)[0] == nobody | {"role": "junk"}
+    assert known(find_pictures([folder], layout="folder")) == [{}] * 4
+    touch(folder, "0002_c1s1_000451_03.jpg")
+    assert known(find_pictures([folder])) == [{}] * 5
+    with pytest.raises(BadSource, match="1 names are not Mars-style"):
+        find_pictures([folder], layout="mars")
+
+
+def test_folders_of_tracklets(tmp_path: Path) -> None:
+    touch(tmp_path, "cam1/p01/cam1_p01_00317.png", "cam2/p01/12.png", "x7/3a.png", "none/b.png")
+    source = find_pictures([tmp_path], layout="tracklets")
+    names = ("track", "camera", "frame_first", "frame_last")
+    assert [tuple(one.get(name) for name in names) for one in known(source)] == [
+        ("p01", 1, 317, 317),
+        ("p01", 2, 12, 12),
+        ("none", None, None, None),
+        ("x7", None, 3, 3),
+    ]
+    assert (source.count, source.columns, source.left_out) == (4, {}, {})
+
+
 def test_folder_names_are_not_parsed(tmp_path: Path) -> None:
     source = find_pictures([touch(tmp_path, "2020_c1/a.jpg", "0002_c1s1_000451_03.jpg/b.jpg")])
     assert known(source) == [{}, {}]

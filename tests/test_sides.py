@@ -248,3 +248,25 @@ def test_tracklets_are_pooled_and_of_length_1_for_cosine():
     assert found.gallery is None
     found = pooled(Metric.COSINE).matrix(np.arange(3))
     np.testing.assert_allclose(found, means / [[0.5**0.5], [1], [1]], atol=1e-7)
+
+
+def test_rows_by_track_have_the_item_with_the_smallest_id():
+    whole = side("a/1", "b/1", "a/2", "a/3", camera=[1] * 4, track=["t", "t", "t", None])
+    items = whole.items.set_column(0, "item", pa.array([9, 8, 3, 5]))
+    found = Side(**(vars(whole) | {"items": items})).by_track
+    assert found.items["item"].to_pylist() == [3, 8, 5]
+    assert found.roots.tolist() == ["r2", "r1", "r3"]
+    assert [found.tracks.rows_of(track).tolist() for track in range(3)] == [[0, 2], [1], [3]]
+    some = found.take(np.array([2, 0]))
+    assert some.items["item"].to_pylist() == [5, 3]
+    assert some.roots.tolist() == ["r3", "r2"]
+    assert [some.tracks.rows_of(track).tolist() for track in range(2)] == [[3], [0, 2]]
+    # What segments have stays where it is.
+    assert some.matrix(np.arange(4))[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_rows_are_segments_where_they_list_their_frames():
+    lists = pa.array([["a/1", "a/2"]], pa.list_(pa.string()))
+    assert side("a/1", frames=lists).of_segments
+    assert not side("a/1", frames=["a/1"]).of_segments
+    assert not side("a/1").of_segments

@@ -25,7 +25,10 @@ NAME = ":name"
 CROP = ":crop"
 """The kind of a picture's path with the box in it; see `crop_value`."""
 
-_NO_TEXTS = frozenset({"item", NAME, CROP})
+FRAME = ":frame"
+"""The kind of a segment's frames; see `frame_value`."""
+
+_NO_TEXTS = frozenset({"item", NAME, CROP, FRAME})
 """Kinds that are looked for as they are, not within texts."""
 
 _DISTINCT = 4
@@ -65,6 +68,28 @@ def crop_values(table: pa.Table, root: str) -> pa.Array:
     return pc.binary_join_element_wise(paths.cast(pa.binary()), pc.if_else(there, ends, b""), b"\0")
 
 
+def frame_value(path: str, text: str) -> str:
+    """What a frame of a video is known by. path: the video's; text: the frame's, in the column
+    `frames` of its segments."""
+    return f"{path}\0{text}"
+
+
+def _frame_values(table: pa.Table, root: str) -> pa.Array:
+    """The same of all frames of a table of segments of videos. Of segments of pictures, whose
+    texts begin with a path relative to the root, that path and what follows it."""
+    kind = table.schema.field("frames").type
+    if not (pa.types.is_list(kind) and pa.types.is_string(kind.value_type)):  # somebody's own
+        return pa.array([], pa.string())
+    lists = table["frames"].combine_chunks()
+    texts, rows = pc.list_flatten(lists), pc.list_parent_indices(lists)
+    source, video = (
+        table[name].cast(pa.string()).combine_chunks().take(rows) for name in ("source", "video")
+    )
+    of_video = pc.fill_null(pc.equal(source, video), False)
+    in_video = pc.binary_join_element_wise(_paths(source, root), texts, "\0")
+    return pc.if_else(of_video, in_video, _paths(texts, root))
+
+
 def _paths(sources: pa.Array, root: str) -> pa.Array:
     """`picture_path` of each."""
     if not root:
@@ -75,7 +100,8 @@ def _paths(sources: pa.Array, root: str) -> pa.Array:
 
 def text_values(table: pa.Table, root: str) -> dict[str, pa.Array]:
     """Kind → the texts in a table of items, each once: its columns of text or sets of texts, item
-    ids as text, PATH, NAME and CROP; these by the root as it is said, and with all links followed.
+    ids as text, PATH, NAME, CROP and FRAME; these by the root as it is said, and with all links
+    followed.
     """
     values = {}
     for name in table.column_names:
@@ -92,6 +118,8 @@ def text_values(table: pa.Table, root: str) -> dict[str, pa.Array]:
     roots = dict.fromkeys([root, os.path.realpath(root)] if root else [root])
     values[PATH] = _joined([_paths(source, one) for one in roots])
     values[CROP] = _joined([crop_values(table, one) for one in roots])
+    if "frames" in table.column_names:
+        values[FRAME] = _joined([_frame_values(table, one) for one in roots])
     return values
 
 

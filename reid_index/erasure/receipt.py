@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..errors import BadSource, FormatTooNew, UsageError
 from ..files import json_bytes, rename, write_json
 from ..store.shard import Shard
-from .erasure import CROP, PATH, Texts, Vectors, crop_value, unseen
+from .erasure import CROP, FRAME, PATH, Texts, Vectors, crop_value, unseen
 from .sought import KEYS, LONGEST, NEEDLES, PIECE, SHORTEST, WINDOW, Hasher, Pieces
 
 FORMAT = (1, 0)
@@ -44,8 +44,8 @@ class Receipt:
 
     gallery: its identity. generation: the one from which the items were deleted. items: how many.
     last_item: the highest item id given then; what was added later has higher ones.
-    cells: per column of text (and item, PATH, NAME, CROP) the digests of values that no staying
-    item has.
+    cells: per column of text (and item, PATH, NAME, CROP, FRAME) the digests of values that no
+        staying item has.
     needles: texts to be looked for anywhere. pieces, rows: of vectors, and whole ones.
     shared: values and vectors, by column, that staying items have too, so they may stay. short:
     texts that are too short to be looked for anywhere but in their column. contained: texts that
@@ -108,18 +108,30 @@ class Receipt:
 
 
 def is_erased(
-    receipts: Sequence[Receipt], path: str, *, box: Sequence[float] | None = None
+    receipts: Sequence[Receipt],
+    path: str,
+    *,
+    box: Sequence[float] | None = None,
+    frame: str | None = None,
 ) -> bool:
     """Whether a crop is one that must be gone: all that is cut from a picture of which nothing
     stayed, and in another picture just the boxes that were deleted.
 
     path: of the picture, as `picture_path` gives it. box: x, y, width, height, of which single
-    precision counts, as it is stored; None for the whole picture.
+    precision counts, as it is stored; None for the whole picture. frame: what it is known by where
+    it is in segments, `frame_value` of a video's, else the picture's path with the text of its box:
+    it is erased with the last segment that has it.
     """
     # What is no UTF-8 is never in a gallery, so no receipt has it either.
     picture = path.encode(errors="surrogatepass")
     crop = crop_value(picture, box)
-    return any(one.is_cell(PATH, picture) or one.is_cell(CROP, crop) for one in receipts)
+    shown = None if frame is None else frame.encode(errors="surrogatepass")
+    return any(
+        one.is_cell(PATH, picture)
+        or one.is_cell(CROP, crop)
+        or (shown is not None and one.is_cell(FRAME, shown))
+        for one in receipts
+    )
 
 
 def make_receipt(

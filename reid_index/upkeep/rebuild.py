@@ -51,9 +51,11 @@ class Rebuilt(Compacted):
     missing: int
 
 
-def read_crops(gallery: Path) -> pa.Table:
+def read_crops(gallery: Path, more: Sequence[str] = ()) -> pa.Table:
     """What a gallery's items were cut from, a row for each in order: `item`, `source`, `box`, and
     `root` (a dictionary), "" where no pictures exist. No generation is held afterwards.
+
+    more: further columns, as far as there are any.
 
     Raises GalleryNotFound, CorruptGallery, BadShard, FormatTooNew.
     """
@@ -62,7 +64,7 @@ def read_crops(gallery: Path) -> pa.Table:
     try:
         for entry in opened.manifest.shards:
             shard, deleted = shard_at(gallery, entry), read_deleted(gallery, entry)
-            table = shard.read_columns(["item", "source", "box"])
+            table = shard.read_columns(["item", "source", "box", *more])
             if deleted is not None:
                 table = table.filter(pa.array(~deleted))
             codes = pa.array(np.zeros(table.num_rows, np.int32))
@@ -70,7 +72,7 @@ def read_crops(gallery: Path) -> pa.Table:
             tables.append(table.append_column("root", root))
     finally:
         opened.lease.end()
-    return pa.concat_tables(tables).unify_dictionaries()
+    return pa.concat_tables(tables, promote_options="default").unify_dictionaries()
 
 
 _NO_CROPS = pa.table(
