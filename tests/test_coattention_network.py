@@ -11,14 +11,14 @@ from cli_world import run, succeed
 from training_world import FED, crop, people, small
 
 from extractors.coattention import CoAttentionEncoder
-from extractors.pictures import Person, Picture
+from extractors.pictures import Person, Picture, find_pictures
 from extractors.segments import MeanEncoder
 from extractors.systems import Plan, make_system
 from extractors.systems.bot import BoT
 from extractors.systems.coattention import OF_FRAMES, CoAttention, asked_codes
 from extractors.trained import DEFAULT, Model, TrainedExtractor, read_card, read_model, write_model
 from extractors.training.batches import Batches
-from extractors.training.crops import Labelled
+from extractors.training.crops import Labelled, read_labelled
 from extractors.training.losses import Losses, LossPlan
 from extractors.training.tracks import SegmentBatches, Tracks, tracks_of
 from extractors.training.train import train
@@ -255,6 +255,21 @@ def test_tracks_are_by_person_camera_and_track_or_sequence() -> None:
     assert found.cameras.tolist() == [1, 1, 2, 1, 3, 3, -1]
     with pytest.raises(NothingToIndex, match="each of the 2 persons has one track only"):
         tracks_of(labelled(one, one, {"person": "2"}))
+
+
+@pytest.mark.parametrize(
+    ("names", "tracks"),
+    [
+        (("0001C1T0001F001", "0001C1T0001F002", "0001C1T0002F001", "0002C2T0001F001"), 3),
+        (("0001_c1s1_000001_00", "0001_c1s1_000026_00", "0001_c1s2_000001_00"), 2),
+    ],
+)
+def test_names_tell_tracks(names, tracks: int, tmp_path: Path) -> None:
+    """As MARS has them, and Market-1501."""
+    for name in (*names, names[0].replace("0001", "0007", 1), names[0].replace("0001", "0008", 1)):
+        (tmp_path / f"{name}.jpg").touch()
+    found = tracks_of(read_labelled([find_pictures([tmp_path])]))
+    assert sorted(map(len, found.crops), reverse=True) == [2] + [1] * (tracks + 1)
 
 
 def test_a_batch_has_segments_in_order_and_cameras_apart() -> None:
