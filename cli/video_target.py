@@ -221,7 +221,8 @@ class _Track:
 
 def _video_track(tracks: Path, video: Path, track: str | None) -> _Track:
     """The track that is meant. Raises UsageError where it is not there, or another could be."""
-    found = read_tracks(tracks, videos=[video.name]).boxes.get(video.name)
+    read = read_tracks(tracks, videos=[video.name], root=video.absolute().parent)
+    found = read.boxes.get(video.name)
     if found is None or not len(found.frame):
         raise UsageError(f"{tracks}: it has no box in {video.name}")
     count = Counter(found.track)

@@ -80,7 +80,7 @@ def find_videos(
     files, root = video_files(paths)
     names = [file.relative_to(root).as_posix() for file in files]
     facts, notes = read_facts(videos, names, root=root)
-    found = None if tracks is None else read_tracks(tracks, videos=names)
+    found = None if tracks is None else read_tracks(tracks, videos=names, root=root)
     walks = [
         _Walk(
             path=file,
