@@ -339,7 +339,8 @@ class _Reading:
         back = (np.diff(frame[by_track]) < 0) & (np.diff(code[by_track]) == 0)
         wrong = sorted(set(code[by_track][1:][back].tolist()) - {-1})
         if wrong:
-            more = f" and of {len(wrong) - 1:,} more tracks" if len(wrong) > 1 else ""
+            rest = len(wrong) - 1
+            more = f" and of {rest:,} more {'track' if rest == 1 else 'tracks'}" if rest else ""
             self._notes.append(
                 f"{video}: the frames of track {names[wrong[0]]}{more} were out of order; they are "
                 "sorted"
