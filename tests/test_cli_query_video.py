@@ -313,7 +313,7 @@ def test_frames_that_cannot_be_used_are_told_and_left_out(world, tmp_path):
     told = result.stderr.splitlines()
     assert len(told) == 3
     assert "film.mp4, frame 6: " in told[0]
-    assert "1 boxes are of frame 900 and later ones" in told[1]
+    assert "1 box is of frame 900 or later" in told[1]
     assert json.loads(result.stdout.splitlines()[0])["pairs"] == 3  # one segment of 6 frames
     write_boxes(tmp_path / "none.csv", [{**boxes[6], "x": 900}])
     none = run("query", world / "g", world / "film.mp4", "--tracks", tmp_path / "none.csv")

@@ -268,6 +268,21 @@ def test_boxes_without_a_track_added_again_are_left_out(footage, out, tmp_path):
     assert "1 item added, 3 in all" in told.stderr
 
 
+def test_two_days_with_the_same_names_are_different_videos(footage, out, tmp_path):
+    """One day's track 1 of cam1/v.mp4 is not the next day's."""
+    later = tmp_path / "later"
+    shutil.copytree(footage, later)
+    for day in (footage, later):
+        doing = ("build", day, "--out", out, *STRIPES) if day is footage else ("add", out, day)
+        succeed(*doing, "--tracks", tmp_path / "v.csv")
+    facts = json.loads(succeed("inspect", out, "--format", "json").stdout)["segments"]
+    assert (facts["candidates"], facts["videos"]) == (4, 2)
+    assert facts["hours"] == pytest.approx(2 * 1.9 / 3600)
+    told = succeed("query", out, "--item", 1, "--format", "csv").stdout
+    assert {line.split(",")[5] for line in told.splitlines()[1:]} == {"v.mp4"}
+    assert len(told.splitlines()) == 1 + 4
+
+
 def test_tracklets_are_cut_by_the_gallerys_recipe(out, tmp_path):
     tracks = tmp_path / "tracks"
     draw_track(tracks / "t", frames=range(6), seed=1)
