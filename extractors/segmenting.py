@@ -97,10 +97,10 @@ def write_segments(
     """
     remove(folder)
     make_folder(folder)
-    store = _Frames(frames)
+    store = FrameRows(frames)
     keys = store.keys()
     order, spans = _spans(keys, cut)
-    writer = _Writer(
+    writer = SegmentWriter(
         folder,
         fingerprint=fingerprint,
         metric=metric,
@@ -171,8 +171,9 @@ def _blocks(spans: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         start = stop
 
 
-class _Frames:
-    """The rows of all parts, counted through; a few parts are open at a time."""
+class FrameRows:
+    """The rows of all parts, at least one, counted through; a few parts are open at a time. root:
+    the folder that the first one's sources are relative to."""
 
     def __init__(self, parts: Sequence[Path]) -> None:
         self._parts = parts
@@ -195,6 +196,11 @@ class _Frames:
         are_named = np.zeros(tracklets.count, np.bool_)
         are_named[every[np.concatenate(named)]] = True
         return _Keys(every, np.where(unknown[every], 0, frames), are_named)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of all items."""
+        tables = [open_shard(part).read_columns([name]) for part in self._parts]
+        return pa.concat_tables(tables)[name]
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], pa.Table]:
         """Vectors (n, D) and items of some rows, in that order."""
@@ -253,10 +259,11 @@ def _texts(items: pa.Table) -> list[str]:
     return texts
 
 
-class _Writer:
-    """Gathers segments and writes them as shards."""
+class SegmentWriter:
+    """Gathers segments and writes them as shards. parts: those that are written, in order."""
 
     def __init__(self, folder: Path, **properties: Any) -> None:
+        """folder: is there. properties: of the shards, see `write_shard`."""
         self._folder = folder
         self._properties = properties
         self.parts: list[Path] = []
@@ -264,6 +271,7 @@ class _Writer:
         self._bytes = 0
 
     def add(self, segments: Segments, offsets: NDArray[np.int64], items: pa.Table) -> None:
+        """offsets: what the encoder was given."""
         self._gathered.append((segments, offsets, items))
         arrays = (segments.global_, segments.index, segments.key, segments.value)
         self._bytes += sum(array.nbytes for array in arrays if array is not None)
@@ -271,6 +279,7 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
+        """Write what has gathered; to be called at the end."""
         if not self._gathered:
             return
         part = self._folder / f"part-{len(self.parts) + 1:06d}"
