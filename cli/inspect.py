@@ -206,24 +206,21 @@ def _index(gallery: "Gallery") -> dict[str, Any] | None:
 
 def _segments(gallery: "Gallery") -> dict[str, Any] | None:
     """How the gallery's tracks were cut, and what they are of; None where it is of crops."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    from extractors.tracklets import Tracklets
+    from reid_index.store.tracks import COLUMNS, tracks_of
 
     cut = gallery.manifest.recipe.get("segments")
     if cut is None:
         return None
-    items, tracklets = gallery.items, Tracklets()
-    for batch in items.select(Tracklets.NAMES).to_batches():
-        tracklets.codes(pa.Table.from_batches([batch]))
+    items = gallery.items
     timed = items.select(["video", "start_s", "end_s"]).drop_null().group_by("video")
     spans = timed.aggregate([("start_s", "min"), ("end_s", "max")])
     seconds = pc.sum(pc.subtract(spans["end_s_max"], spans["start_s_min"])).as_py() or 0.0
     return {
         "length": cut["length"],
         "stride": cut["stride"],
-        "candidates": tracklets.count,
+        "candidates": int(tracks_of(items.select(COLUMNS)).max(initial=-1)) + 1,
         "videos": pc.count_distinct(items["video"]).as_py(),
         "hours": seconds / 3600,
     }

@@ -20,11 +20,11 @@ from reid_index.fingerprint import Fingerprint
 from reid_index.metric import Metric
 from reid_index.store.items import stack
 from reid_index.store.shard import Shard, open_shard, write_shard
+from reid_index.store.tracks import COLUMNS, tracks_of
 from reid_index.store.vectors import ArrayStream
 
 from .frames import Frame
 from .segments import LENGTH, STRIDE, SegmentEncoder, Segments, check_windows, rows_of, windows
-from .tracklets import Tracklets
 
 _FRAMES = 4096
 """Frames that are gathered and encoded at a time, each as often as it is in a segment."""
@@ -85,9 +85,9 @@ def write_segments(
     frames: shards as `harvest` writes them, at least one; their vectors as the extractor yields
     them. folder: emptied first; what an interrupted run left of it is made again.
 
-    Rows are one track as `extractors.tracklets` has it; a row without a track is a segment of its
-    own. Within a track, frames are in the order of `frame_first` where all of them have it, else as
-    they come. Segments come track by track, by a track's first row, and in order of time.
+    Which rows are one track `tracks_of` says; a row without one is a segment of its own. Within a
+    track, frames are in the order of `frame_first` where all of them have it, else as they come.
+    Segments come track by track, by a track's first row, and in order of time.
 
     A segment's items are those of its middle frame, with the earliest start, start_s and
     frame_first and the latest end, end_s and frame_last of its frames, and `frames`, a list of
@@ -183,17 +183,23 @@ class FrameRows:
         self._open: OrderedDict[int, tuple[NDArray[np.generic], pa.Table]] = OrderedDict()
 
     def keys(self) -> _Keys:
-        tracklets = Tracklets()
-        codes, numbers, named = [], [], []
+        codes, firsts, numbers, named = [], [], [], []
+        tracks = 0
         for part in self._parts:
-            items = open_shard(part).read_columns([*Tracklets.NAMES, "frame_first"])
-            codes.append(tracklets.codes(items))
+            items = open_shard(part).read_columns([*COLUMNS, "frame_first"])
+            inside = tracks_of(items)
+            codes.append(inside + tracks)
+            rows = np.unique(inside, return_index=True)[1]
+            tracks += len(rows)
+            firsts.append(items.select(COLUMNS).take(pa.array(rows)))
             numbers.append(items["frame_first"].fill_null(-1).to_numpy())
             named.append(items["track"].is_valid().to_numpy())
-        every, frames = np.concatenate(codes), np.concatenate(numbers)
-        unknown = np.zeros(tracklets.count, np.bool_)
+        # One row stands for each track of a part, so that not all texts are held at once.
+        every = tracks_of(pa.concat_tables(firsts))[np.concatenate(codes)]
+        frames, tracks = np.concatenate(numbers), int(every.max()) + 1
+        unknown = np.zeros(tracks, np.bool_)
         unknown[every[frames < 0]] = True
-        are_named = np.zeros(tracklets.count, np.bool_)
+        are_named = np.zeros(tracks, np.bool_)
         are_named[every[np.concatenate(named)]] = True
         return _Keys(every, np.where(unknown[every], 0, frames), are_named)
 
