@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PARTS = "parts"
-_SEGMENTS = "segments"
+SEGMENTS = "segments"
 NOTE = "run.json"
 """In a staging folder: what a run notes of itself. A folder that has one is kept."""
 
@@ -364,7 +364,7 @@ def cut_frames(
     with progress_bar(taken.rows, unit="frame") as bar:
         done = write_segments(
             taken.parts,
-            staging / _SEGMENTS,
+            staging / SEGMENTS,
             encoder=extractor.segments,
             fingerprint=extractor.fingerprint,
             metric=metric,
@@ -487,7 +487,7 @@ def _clear_up(folder: Path) -> None:
 
     try:
         files.remove(folder / "gallery")
-        files.remove(folder / _SEGMENTS)
+        files.remove(folder / SEGMENTS)
         if not (folder / NOTE).exists() and not _has_parts(folder):
             files.remove(folder)
     except OSError as error:
@@ -500,7 +500,7 @@ def _has_parts(folder: Path) -> bool:
 
 def _is_ours(path: Path) -> bool:
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("lock", "gallery", NOTE, _PARTS, _SEGMENTS)
+    return name in ("lock", "gallery", NOTE, _PARTS, SEGMENTS)
 
 
 def drop_parts(staging: Path) -> None:
@@ -513,4 +513,4 @@ def drop_parts(staging: Path) -> None:
         files.remove(journal)
         files.sync_folder(journal.parent)
     files.remove(staging / _PARTS)
-    files.remove(staging / _SEGMENTS)
+    files.remove(staging / SEGMENTS)

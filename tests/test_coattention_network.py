@@ -1,5 +1,6 @@
 """The co-attention network: codes, pairs, its matcher, what it learns from, and what it learns."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,14 @@ from cli_world import run, succeed
 from training_world import FED, crop, people, small
 
 from extractors.coattention import CoAttentionEncoder
-from extractors.pictures import Person, Picture
+from extractors.pictures import Person, Picture, find_pictures
 from extractors.segments import MeanEncoder
 from extractors.systems import Plan, make_system
 from extractors.systems.bot import BoT
 from extractors.systems.coattention import OF_FRAMES, CoAttention, asked_codes
 from extractors.trained import DEFAULT, Model, TrainedExtractor, read_card, read_model, write_model
 from extractors.training.batches import Batches
-from extractors.training.crops import Labelled
+from extractors.training.crops import Labelled, read_labelled
 from extractors.training.losses import Losses, LossPlan
 from extractors.training.tracks import SegmentBatches, Tracks, tracks_of
 from extractors.training.train import train
@@ -110,7 +111,7 @@ def test_frames_count_by_their_direction_and_order_by_the_lstm_alone() -> None:
     assert not torch.allclose(other, index, atol=1e-2)
 
 
-def test_a_new_network_scores_by_the_distance_of_means() -> None:
+def test_a_new_network_scores_by_the_cosine_of_means() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         system = make_system(replace(PLAN, value=16), classes=2)
@@ -118,12 +119,34 @@ def test_a_new_network_scores_by_the_distance_of_means() -> None:
     frames, offsets = frames_of(3, 5, 2, 4)
     means = MeanEncoder(16).encode(frames, offsets).global_
     codes = CoAttentionEncoder(system.eval(), device=CPU).encode(frames, offsets).global_
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
     apart = [np.linalg.norm(codes[0] - one) for one in codes]
-    wanted = [4 * np.linalg.norm(means[0] - one) for one in means]
+    wanted = [4 * np.sqrt(2 - 2 * one @ means[0]) for one in means]
     np.testing.assert_allclose(apart, wanted, rtol=0.02, atol=1e-3)
     head, _ = system.head()
     assert (head < 0).all()
     np.testing.assert_allclose(head.detach().numpy(), head[0].item(), rtol=1e-6)
+
+
+def test_a_new_network_keeps_what_it_can_of_distances() -> None:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    system = make_system(PLAN, classes=2)
+    assert isinstance(system, CoAttention)
+    flat = torch.randn(200, 8, generator=generator) @ torch.randn(8, 16, generator=generator)
+    before = system.value.weight.detach().clone()
+    system.settle(flat)
+    frames = torch.nn.functional.normalize(flat, dim=1)
+    with torch.inference_mode():
+        found, old = frames @ system.value.weight.T, frames @ before.T
+    wanted = torch.cdist(frames, frames)
+    torch.testing.assert_close(torch.cdist(found, found), wanted, rtol=1e-3, atol=1e-3)
+    assert (torch.cdist(old, old) - wanted).abs().max() > 0.1
+    spread = found.var(dim=0)
+    assert spread.max() < 4 * spread.min()
+    kept = system.value.weight.detach().clone()
+    system.settle(torch.randn(200, 16, generator=generator))
+    assert torch.equal(system.value.weight, kept)
 
 
 # The encoder
@@ -234,6 +257,21 @@ def test_tracks_are_by_person_camera_and_track_or_sequence() -> None:
         tracks_of(labelled(one, one, {"person": "2"}))
 
 
+@pytest.mark.parametrize(
+    ("names", "tracks"),
+    [
+        (("0001C1T0001F001", "0001C1T0001F002", "0001C1T0002F001", "0002C2T0001F001"), 3),
+        (("0001_c1s1_000001_00", "0001_c1s1_000026_00", "0001_c1s2_000001_00"), 2),
+    ],
+)
+def test_names_tell_tracks(names, tracks: int, tmp_path: Path) -> None:
+    """As MARS has them, and Market-1501."""
+    for name in (*names, names[0].replace("0001", "0007", 1), names[0].replace("0001", "0008", 1)):
+        (tmp_path / f"{name}.jpg").touch()
+    found = tracks_of(read_labelled([find_pictures([tmp_path])]))
+    assert sorted(map(len, found.crops), reverse=True) == [2] + [1] * (tracks + 1)
+
+
 def test_a_batch_has_segments_in_order_and_cameras_apart() -> None:
     lengths = [6, 2, 1, 9, 5, 5, 5, 5, 5, 5, 3, 3]
     stops = np.cumsum(lengths)
@@ -282,7 +320,8 @@ def test_pairs_of_either_kind_have_half_of_the_weight() -> None:
     classes = torch.tensor([0, 0, 1, 1, 2, 2]).repeat_interleave(2)
     assert out.pairs is not None
     _, parts = Losses(LossPlan(metric="none"), classes=5, dims=(16,))(out, classes)
-    chances = out.pairs.softmax(dim=2).detach()
+    # One pair in 101 is of the same person: the loss is of as many of either kind.
+    chances = (out.pairs + torch.tensor([0, math.log(100)])).softmax(dim=2).detach()
     same = [
         -chances[p, g, 1].log() for p in range(6) for g in range(6) if p != g and p // 2 == g // 2
     ]

@@ -6,6 +6,7 @@ Co-attentive Snippet Embedding", CVPR 2018. Published, ResNet-50: MARS rank-1 86
 iLIDS-VID rank-1 85.4, PRID2011 93.0, with optical flow beside the pictures.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,20 @@ from .system import Trained, initialise_classifier
 DIM = 128
 """Of keys, index vectors, values and codes, unless a plan says otherwise."""
 
+OTHERS = 100
+"""Pairs of segments in a search that are not of the same person, for one that is: probabilities are
+learnt as if of such. Sums of them would otherwise be decided by how many segments there are."""
+
+DROP = 0.3
+"""How much of a frame's vector is left out in training."""
+
+CALM = 0.1
+"""What keys are multiplied with, so that attention is learnt more slowly than what is attended to:
+as fast, it learns the training's segments by heart (docs/training.md has figures)."""
+
+_SHORTEST = 0.1
+"""Of a mean of frames, as a divisor: frames that cancel each other are of nobody."""
+
 OF_FRAMES = ("backbone", "pool", "reduction", "bottleneck")
 """The modules that make vectors of frames."""
 
@@ -27,16 +42,20 @@ OF_FRAMES = ("backbone", "pool", "reduction", "bottleneck")
 class CoAttention(BoT):
     """BoT, whose vectors f' are those of a segment's frames, and behind them
 
-    x_t = √dim · f'_t / |f'_t|; key k_t = linear(x_t); value v_t = linear(x_t); and of the segment
-    the index vector q: what an LSTM over x_1 … x_T says last. Asked by q, a segment has the code
-    e = Σ_t a_t · v_t, a = softmax_t ⟨q, k_t⟩.
+    x_t = √dim · f'_t / |f'_t|, divided by the length of their mean as if those had length 1; key
+    k_t = linear(x_t); value v_t = linear(x_t); and of the segment the index vector q: what an LSTM
+    over x_1 … x_T says last. Asked by q, a segment has the code e = Σ_t a_t · v_t,
+    a = softmax_t ⟨q, k_t⟩.
 
     A target p has the code e_p by its own q_p, a candidate g the code e_g by the target's q_p, its
     own keys and values. (e_p − e_g)², each number squared → batch normalisation → linear to 2 →
     softmax: the probabilities of "not the same" and "the same".
 
-    It begins near the mean of the frames: all weights of frames about equal, distances of values
-    those of x_t as far as they can be.
+    Other than in the source: lengths of x_t, which is not said there. The mean of many frames is
+    shorter than one of few, and the shorter a code, the nearer it is to all others; so that would
+    be learnt. Divided by the mean's length, codes are about equally long, and a network begins as
+    what it is to be better than, the cosine of mean vectors: all frames count about alike, and
+    values keep what they can of distances (`settle`).
 
     forward: float32 (S, T, 3, H, W), segments of T frames in order of time; or, where the backbone
     is not to learn, f' of those frames, (S, T, dim). embed: f', as BoT. key: dimensions of keys and
@@ -65,6 +84,7 @@ class CoAttention(BoT):
         # Without a bias, which differences of codes do not have.
         self.value = nn.Linear(self.dim, value, bias=False)
         nn.init.orthogonal_(self.value.weight)
+        self.drop = nn.Dropout(DROP)
         self.index = nn.LSTM(self.dim, key, batch_first=True)
         self.norm = nn.BatchNorm1d(value)
         self.pair = nn.Linear(value, 2)
@@ -76,14 +96,15 @@ class CoAttention(BoT):
                 ),
             }
         )
+        self.is_settled = False
         with torch.no_grad():
             apart = torch.full((value,), 1 / value)
             self.pair.weight.copy_(torch.stack([apart, -apart]))
-            self.pair.bias.zero_()
+            self.pair.bias.copy_(torch.tensor([0.0, -math.log(OTHERS)]))
 
     @property
     def metric_dims(self) -> tuple[int, ...]:
-        return (self.dim, self.value.out_features)
+        return (self.dim,)
 
     def begin(self, state: Mapping[str, Tensor], *, path: Path) -> None:
         """Begin with a backbone; or with all of a model of this project: its vectors, where it is a
@@ -99,6 +120,23 @@ class CoAttention(BoT):
             parts = list(OF_FRAMES)
         some = nn.ModuleDict({name: getattr(self, name) for name in parts})
         load_strictly(some, state, classifier_prefixes=("classifier.",), path=path)
+        self.is_settled = "pair" in parts
+
+    @torch.no_grad()
+    def settle(self, vectors: Tensor) -> None:
+        """Have the values of a new network keep what they can of the distances of such vectors f'
+        (N, dim): they become their principal directions, turned so that each has a share of all.
+        Nothing is done to a network that began as another one's whole."""
+        if self.is_settled:
+            return
+        frames = functional.normalize(vectors.double(), dim=1)
+        apart = frames - frames.mean(dim=0)
+        _, directions = torch.linalg.eigh(apart.T @ apart)
+        kept = directions.T.flip(0)[: self.value.out_features]
+        old = self.value.weight.double()
+        left, _, right = torch.linalg.svd(old @ kept.T, full_matrices=False)
+        self.value.weight.copy_(left @ right @ kept)
+        self.is_settled = True
 
     def freeze(self) -> None:
         """Let what makes vectors of frames be, from now on."""
@@ -109,9 +147,11 @@ class CoAttention(BoT):
 
     def asked(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """f' (S, T, dim) → index vectors (S, Dk), keys (S, T, Dk), values (S, T, Dv)."""
-        frames = self.dim**0.5 * functional.normalize(frames.float(), dim=2)
+        frames = functional.normalize(self.drop(frames.float()), dim=2)
+        length = frames.mean(dim=1, keepdim=True).norm(dim=2, keepdim=True)
+        frames = self.dim**0.5 * frames / length.clamp(min=_SHORTEST)
         said, _ = self.index(frames)
-        return said[:, -1], self.key(frames), self.value(frames)
+        return said[:, -1], CALM * self.key(frames), self.value(frames)
 
     def scored(self, own: Tensor, other: Tensor) -> Tensor:
         """Codes (N, Dv) of targets and of candidates asked by them → logits (N, 2)."""
@@ -150,7 +190,7 @@ class CoAttention(BoT):
         others = ~torch.eye(count, dtype=torch.bool, device=codes.device)
         told = self.scored(own[:, None].expand_as(codes)[others], codes[others])
         pairs = told.new_zeros(count, count, 2).masked_scatter(others[:, :, None], told)
-        return Trained(metrics=(*metrics, own), logits=(*logits, tell["codes"](own)), pairs=pairs)
+        return Trained(metrics=metrics, logits=(*logits, tell["codes"](own)), pairs=pairs)
 
 
 def asked_codes(index: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from reid_index.errors import MissingExtra, UsageError
 
 from ..systems.aligned import aligned_distances
+from ..systems.coattention import OTHERS
 from ..systems.system import Trained
 
 try:
@@ -68,7 +69,9 @@ class Losses(nn.Module):
     0. Stripes, where a system yields some, make one more part, "aligned": triplets of their
     shortest-path distances, chosen by the distances of the first vector, as AlignedReID has it
     (arXiv 1711.08184, section 3.2). Pairs of segments make "verification": the cross-entropy of
-    "the same" and "not the same", pairs of either kind having half of the weight.
+    "the same" and "not the same", pairs of either kind having half of the weight; and as in a
+    search there are OTHERS times as many others, probabilities are learnt as if of such (Menon et
+    al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 10).
 
     Raises UsageError.
     """
@@ -141,6 +144,7 @@ def _of(classes: Tensor, some: Tensor) -> Tensor:
 def _verification(pairs: Tensor, classes: Tensor) -> Tensor:
     """The loss of pairs (S, S, 2) of segments; 0 for a kind of which there is none."""
     same = (classes[:, None] == classes[None]).long()
+    pairs = pairs + pairs.new_tensor([0.0, math.log(OTHERS)])
     losses = functional.cross_entropy(pairs.flatten(0, 1), same.flatten(), reduction="none")
     others = ~torch.eye(len(classes), dtype=torch.bool, device=classes.device).flatten()
     kinds = [others & (same.flatten() == kind) for kind in (0, 1)]

@@ -40,6 +40,9 @@ _WAITING = timedelta(hours=2)
 _CENTERS = 0.5
 """The rate of centres, in units of their own mean: that of BoT's code."""
 
+_SETTLING = 2048
+"""Crops by which a co-attention network settles on what to keep of them."""
+
 _AHEAD = 2
 """Batches that are prepared while another is learnt from."""
 
@@ -277,17 +280,15 @@ class _Run:
         losses = losses.to(device)
         views = None
         if training.views:
-            assert isinstance(system, CoAttention)
-            system.freeze()
-            views = views_of(
-                system,
-                crops,
-                count=training.views,
-                augment=training.augment,
-                preprocess=training.preprocess,
-                seed=training.seed,
-                device=device,
-            )
+            views = _embedded(system, crops, training, count=training.views, device=device)
+        if isinstance(system, CoAttention):
+            if training.views:
+                system.freeze()
+            known = None if views is None else views[0]
+            if known is None:
+                rows = np.linspace(0, len(crops) - 1, min(len(crops), _SETTLING)).astype(np.int64)
+                known = _embedded(system, crops[rows], training, count=1, device=device)[0]
+            system.settle(known.to(device))
         run = cls(
             training=training,
             persons=persons,
@@ -489,6 +490,25 @@ def _average(system: System, kept: float) -> AveragedModel:
     """The exponential moving average of weights and running statistics."""
     update = torch.optim.swa_utils.get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]
     return AveragedModel(system, multi_avg_fn=update, use_buffers=True)
+
+
+def _embedded(
+    system: System,
+    crops: NDArray[np.uint8],
+    training: Training,
+    *,
+    count: int,
+    device: torch.device,
+) -> Tensor:
+    return views_of(
+        system,
+        crops,
+        count=count,
+        augment=training.augment,
+        preprocess=training.preprocess,
+        seed=training.seed,
+        device=device,
+    )
 
 
 def _batches(
