@@ -387,10 +387,18 @@ def cut_frames(
 
 def refuse_nothing(source: "Source", taken: "Harvest", *, kind: Kind = "pictures") -> None:
     """Raise NothingToIndex where not one picture could be read."""
-    from reid_index.errors import NothingToIndex
+    from extractors.video.sources import video_files
+    from reid_index.errors import BadSource, NothingToIndex
 
     from .formats import counted
 
+    if not taken.parts and not source.count and kind == "pictures":
+        with suppress(BadSource):  # as there is none
+            video_files([source.root])
+            raise NothingToIndex(
+                f"{source.root}: there are no pictures in it, but videos: say who is in them, by "
+                "--tracks FILE or --whole"
+            )
     if not taken.parts and kind == "videos":
         raise NothingToIndex(
             f"{source.root}: not one of {counted(source.count, 'crop')} can be cut from its videos"

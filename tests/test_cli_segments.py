@@ -179,6 +179,12 @@ def test_wrong_usage_with_videos(footage, out, named, text):
     assert_refused(run("build", footage / "v.mp4", *named, "--out", out), code=2, text=text)
 
 
+def test_a_folder_of_videos_that_nobody_says_are_meant(footage, out):
+    told = run("build", footage, "--out", out, *STRIPES)
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "there are no pictures in it, but videos: say who is in them, by --tracks" in told.stderr
+
+
 def test_options_of_videos_mean_nothing_elsewhere(footage, out, tmp_path):
     draw_track(tmp_path / "p", frames=(1,), seed=1)
     picture = tmp_path / "p" / "f0001.png"

@@ -203,6 +203,13 @@ def test_two_files_that_claim_one_track(tmp_path: Path) -> None:
     assert boxes.refused == ((told, 1),)
 
 
+def test_order_is_of_the_file_that_is_used(tmp_path: Path) -> None:
+    text = "frame,track,x,y,w,h\n0,1,1,1,5,5\n2,1,1,1,5,5\n"
+    read(tmp_path / "t" / "v.csv", text)
+    read(tmp_path / "t" / "v.tracks.csv", text)
+    assert read_tracks(tmp_path / "t", videos=["v.mp4"], root=tmp_path).notes == ()
+
+
 def test_one_bad_file_of_a_folder_is_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     read(folder / "b.csv", "frame,track,x,y,w,h\n0,1,1,1,5,5\n")

@@ -304,7 +304,6 @@ class _Reading:
             [-1 if name is None else names.setdefault(name, len(names)) for name in one.track],
             np.int64,
         )
-        self._note_order(video, frame, code, list(names))
         keep = ~np.isin(file, list(self._faults))
         refused: Counter[str] = Counter()
         named = keep & (code >= 0)
@@ -316,6 +315,7 @@ class _Reading:
                 f"track {one.track[at]} is in {self._files[first[code[at]]]} and in "
                 f"{self._files[file[at]]}; the former is used"
             ] += 1
+        self._note_order(video, frame[keep], code[keep], list(names))
         self._drop_doubles(frame, code, np.array(one.score), keep, one.track, refused)
         order = np.argsort(frame, kind="stable")
         order = order[keep[order]]
