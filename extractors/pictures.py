@@ -114,7 +114,8 @@ def find_pictures(
     junk (person -1) out unless keep_junk, "mars" the same and the track; "auto" is market or mars
     when every picture's name fits. "tracklets": every folder is a track called as the folder, the
     last number in a file's name its frame; the file's name, or the nearest folder's that tells one,
-    says the camera (`extractors.names.camera_of`).
+    says the camera (`extractors.names.camera_of`); the folder above a track's is looked at even
+    where it is above all paths.
     boxes: a file of person boxes (see boxes.py) in the pictures of one folder; pictures without a
     box are then not used.
 
@@ -242,7 +243,9 @@ def _recognised(paths: Sequence[Path]) -> str:
 
 
 def _tracklet_columns(path: Path, root: Path) -> dict[str, Any]:
-    folders = [folder.name for folder in path.parents if folder.is_relative_to(root)]
+    # A camera's folder has its tracks', and says so when one of these alone is asked for, too.
+    within = [at for at in path.parents if at.is_relative_to(root) or at == path.parent.parent]
+    folders = [folder.name for folder in within]
     frame = last_number(path.stem)
     return {
         "track": path.parent.name,

@@ -231,6 +231,14 @@ def test_mars_names(tmp_path: Path) -> None:
         find_pictures([folder], layout="mars")
 
 
+def test_a_tracklet_alone_is_of_the_camera_whose_folder_it_is_in(tmp_path: Path) -> None:
+    touch(tmp_path, "cam7/site/c3/12/f004.jpg", "cam7/site/12/f004.jpg")
+    for place, camera in (("site/c3/12", 3), ("site/c3", 3), ("site", 3), ("site/12", None)):
+        source = find_pictures([tmp_path / "cam7" / place], layout="tracklets")
+        pictures = sorted(source.pictures(), key=lambda picture: str(picture.path), reverse=True)
+        assert pictures[0].people[0].columns["camera"] == camera
+
+
 def test_folders_of_tracklets(tmp_path: Path) -> None:
     touch(tmp_path, "cam1/p01/cam1_p01_00317.png", "cam2/p01/12.png", "x7/3a.png", "none/b.png")
     source = find_pictures([tmp_path], layout="tracklets")
