@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,9 +11,11 @@ from random import Random
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from benchmarks import fuzz_worlds as worlds
 from benchmarks.fuzz_mutate import bytes_of, expression, json_of, text_of
+from reid_index.errors import ReidIndexError
 from reid_index.files import json_bytes
 
 Case = Callable[[Random], object]
@@ -124,7 +127,7 @@ def _vectors(folder: Path) -> Case:
     return case
 
 
-def _use_gallery(path: Path) -> None:
+def _use_gallery(path: Path, _rng: Random) -> None:
     from reid_index import Gallery, Reranking
     from reid_index.evaluation.calibration import read_calibration
     from reid_index.upkeep.verify import verify_gallery
@@ -156,12 +159,16 @@ def _manifest(folder: Path) -> Case:
             manifest.write_bytes(_some_bytes_or_json(sound[manifest], rng))
             if rng.random() < 0.95:
                 worlds.sign_manifest(gallery)
-        _use_gallery(gallery)
+        _use_gallery(gallery, rng)
 
     return case
 
 
 def _gallery(folder: Path) -> Case:
+    return _any_file(folder, _use_gallery)
+
+
+def _any_file(folder: Path, use: Callable[[Path, Random], object]) -> Case:
     """Any one file of a gallery, mostly with the sums made to fit."""
     gallery = folder / "g"
     sound = {path: path.read_bytes() for path in gallery.rglob("*") if path.is_file()}
@@ -174,11 +181,83 @@ def _gallery(folder: Path) -> Case:
         is_json = path.suffix == ".json" or path.name == "CURRENT"
         damage = _some_bytes_or_json if is_json else bytes_of
         path.write_bytes(damage(sound[path], rng))
-        if rng.random() < 0.9 and path.name != "CURRENT" and "manifest" not in path.name:
-            worlds.sign(gallery)
-        _use_gallery(gallery)
+        if rng.random() < 0.9 and path.name != "CURRENT":
+            (worlds.sign_manifest if "manifest" in path.name else worlds.sign)(gallery)
+        use(gallery, rng)
 
     return case
+
+
+def _use_coattention(path: Path, rng: Random) -> None:
+    from reid_index import Gallery
+    from reid_index.search.video_result import VideoResult
+    from reid_index.upkeep.verify import verify_gallery
+
+    target = worlds.segment_frames(3)
+    with Gallery.open(path) as gallery:
+        for options in ({"exact": True, "where": "camera != 1"}, {"k": 2, "shortlist": 4}):
+            found = gallery.search_videos(worlds.vectors()[:3], index=target.index, **options)
+            assert isinstance(found, VideoResult)
+            assert all(np.isfinite(candidate.score) for candidate in found.candidates)
+        gallery.items.to_pylist()
+        _use_damaged_query(
+            lambda query, index: gallery.search_videos(query, index=index),
+            worlds.vectors()[:3],
+            target.index,
+            rng,
+        )
+        verify_gallery(gallery)
+
+
+def _use_aligned(path: Path, rng: Random) -> None:
+    from reid_index import Gallery
+    from reid_index.upkeep.verify import verify_gallery
+
+    parts = worlds.vectors(4).reshape(2, 2, worlds.DIM)
+    with Gallery.open(path) as gallery:
+        for shortlist in (None, 5):
+            gallery.search(worlds.vectors()[0], k=3, parts=parts[0], shortlist=shortlist)
+        gallery.search_videos(worlds.vectors()[:2], k=3)
+        _use_damaged_query(
+            lambda query, its_parts: gallery.search(query, parts=its_parts),
+            worlds.vectors()[:2],
+            parts,
+            rng,
+        )
+        verify_gallery(gallery)
+
+
+def _use_damaged_query(
+    ask: Callable[[NDArray[np.float32], NDArray[np.float32]], object],
+    query: NDArray[np.float32],
+    beside: NDArray[np.float32],
+    rng: Random,
+) -> None:
+    """A query of which one array is not as it should be; the gallery is sound enough to get here,
+    so that a refusal is the query's."""
+    some = [query.copy(), beside.copy()]
+    at = rng.randrange(2)
+    how = rng.randrange(5)
+    if how == 0:
+        some[at].flat[0] = rng.choice((np.nan, np.inf, -np.inf, 3e38))
+    elif how == 1:
+        some[at] = some[at][..., : rng.randrange(some[at].shape[-1])]
+    elif how == 2:
+        some[at] = some[at][: rng.randrange(len(some[at]))]
+    elif how == 3:
+        some[at] = some[at] * np.float32(rng.choice((0, 1e-30, 1e30)))
+    else:
+        some[at] = some[at][None] if rng.random() < 0.5 else some[at].ravel()
+    with suppress(ReidIndexError):
+        ask(*some)
+
+
+def _coattention(folder: Path) -> Case:
+    return _any_file(folder, _use_coattention)
+
+
+def _aligned(folder: Path) -> Case:
+    return _any_file(folder, _use_aligned)
 
 
 # Attachments
@@ -484,6 +563,8 @@ TARGETS = (
     # A whole gallery is searched and verified, which takes as long as twenty of the others.
     Target("manifest", worlds.make_gallery, _manifest, share=0.5),
     Target("gallery", worlds.make_gallery, _gallery, share=0.5),
+    Target("coattention", worlds.make_coattention, _coattention, share=0.5),
+    Target("aligned", worlds.make_aligned, _aligned, share=0.5),
     Target("shard", worlds.make_shard, _header),
     Target("items", worlds.make_shard, _items),
     Target("vectors", worlds.make_shard, _vectors),

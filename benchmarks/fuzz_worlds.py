@@ -18,6 +18,8 @@ from PIL import Image
 
 from reid_index import Fingerprint, Gallery, Metric
 from reid_index.files import json_bytes
+from reid_index.matcher import ALIGNED, COATTENTION, Matcher
+from reid_index.store.frames import SegmentFrames
 from reid_index.store.shard import write_shard
 from reid_index.store.vectors import ArrayStream
 
@@ -122,6 +124,49 @@ def make_gallery(folder: Path) -> None:
     write_calibration(gallery, calibrate(gallery, false_match_rate=0.1))
     gallery.build_graph(Reranking(k1=5, k2=2))
     gallery.close()
+
+
+KEY = 3
+"""Numbers in a key and an index vector; values have DIM."""
+
+
+def segment_frames(rows: int = ROWS) -> SegmentFrames:
+    """Frames of segments that have one to four, the same each time."""
+    rng = np.random.default_rng(1)
+    offset = np.concatenate([[0], np.cumsum(np.arange(rows) % 4 + 1)])
+
+    def drawn(*shape: int) -> NDArray[np.float32]:
+        return rng.normal(size=shape).astype(np.float32)
+
+    frames = int(offset[-1])
+    return SegmentFrames(
+        index=drawn(rows, KEY), key=drawn(frames, KEY), value=drawn(frames, DIM), offset=offset
+    )
+
+
+def make_coattention(folder: Path) -> None:
+    """A gallery of segments with frames, in two shards, a row of one deleted."""
+    matcher = Matcher(name=COATTENTION, head=(-0.5,) * DIM, bias=1.0)
+    frames, table = segment_frames(), items()
+    texts = [[f"{n}@{n / 8}:1,2,3,4" for n in range(row % 4 + 1)] for row in range(ROWS)]
+    table = table.append_column("frames", pa.array(texts, pa.list_(pa.string())))
+    recipe = {"segments": {"length": 4, "stride": 2}}
+    made = {"dim": DIM, "fingerprint": FINGERPRINT, "matcher": matcher, "recipe": recipe}
+    with Gallery.create(folder / "g", **made) as gallery:
+        for rows in (np.arange(25), np.arange(25, ROWS)):
+            gallery.add(vectors()[rows], table.take(pa.array(rows)), frames=frames.take(rows))
+        gallery.delete(items=[3])
+
+
+def make_aligned(folder: Path) -> None:
+    """A gallery of crops with parts, in two shards, a row of one deleted."""
+    parts = vectors(ROWS * 2).reshape(ROWS, 2, DIM)
+    made = {"dim": DIM, "fingerprint": FINGERPRINT, "matcher": Matcher(name=ALIGNED, weight=0.5)}
+    with Gallery.create(folder / "g", **made) as gallery:
+        for some in (slice(0, 25), slice(25, ROWS)):
+            table = items().slice(some.start, some.stop - some.start)
+            gallery.add(vectors()[some], table, parts=parts[some])
+        gallery.delete(items=[3])
 
 
 def sign(gallery: Path) -> None:

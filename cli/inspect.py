@@ -206,25 +206,24 @@ def _index(gallery: "Gallery") -> dict[str, Any] | None:
 
 def _segments(gallery: "Gallery") -> dict[str, Any] | None:
     """How the gallery's tracks were cut, and what they are of; None where it is of crops."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    from extractors.tracklets import Tracklets
+    from reid_index.store.tracks import roots_by_row, tracks_of
 
     cut = gallery.manifest.recipe.get("segments")
     if cut is None:
         return None
-    items, tracklets = gallery.items, Tracklets()
-    for batch in items.select(Tracklets.NAMES).to_batches():
-        tracklets.codes(pa.Table.from_batches([batch]))
-    timed = items.select(["video", "start_s", "end_s"]).drop_null().group_by("video")
-    spans = timed.aggregate([("start_s", "min"), ("end_s", "max")])
+    shards = gallery.manifest.shards
+    roots = roots_by_row(gallery.roots, [shard.rows - shard.gone for shard in shards])
+    items = gallery.items.append_column("root of the row", roots)
+    videos = items.filter(pc.is_valid(items["video"])).group_by(["root of the row", "video"])
+    spans = videos.aggregate([("start_s", "min"), ("end_s", "max")])
     seconds = pc.sum(pc.subtract(spans["end_s_max"], spans["start_s_min"])).as_py() or 0.0
     return {
         "length": cut["length"],
         "stride": cut["stride"],
-        "candidates": tracklets.count,
-        "videos": pc.count_distinct(items["video"]).as_py(),
+        "candidates": int(tracks_of(items, roots).max(initial=-1)) + 1,
+        "videos": spans.num_rows,
         "hours": seconds / 3600,
     }
 

@@ -16,8 +16,9 @@ from reid_index.evaluation.protocol import UNKNOWN, get_protocol
 from .judge import Judged
 from .plots import before_after_figure, cmc_figure, histogram_figure, precision_recall_figure
 from .report import Candidate, Picture, Strip, write_report
+from .sheet import shrunk
 from .sides import Side
-from .target import load_crop
+from .strips import Shot, fetched, item_shots
 
 _STRIPS = 6
 """Queries shown at each end."""
@@ -215,28 +216,38 @@ def _strip(judged: Judged, query: int) -> Strip:
 
 
 def _images(side: Side, rows: Sequence[int] | NDArray[np.int64]) -> list[Image.Image | None]:
-    found = []
-    for row, record in zip(rows, _records(side, rows), strict=True):
-        box = record["box"]
-        found.append(
-            load_crop(
-                record["source"] or "",
-                str(side.roots[row]),
-                None if box is None else (box[0], box[1], box[2], box[3]),
-            )
-        )
-    return found
+    shots = _shots(side, rows)
+    found = {shot: None if image is None else shrunk(image) for shot, image in fetched(shots)}
+    return [found[shot] for shot in shots]
 
 
 def _labels(side: Side, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
     return [
-        f"{record['source'] or record['item']}"
+        f"{shot.text or record['item']}"
         + ("" if record["camera"] is None else f", camera {record['camera']}")
-        for record in _records(side, rows)
+        for record, shot in zip(_records(side, rows), _shots(side, rows), strict=True)
     ]
 
 
+def _shots(side: Side, rows: Sequence[int] | NDArray[np.int64]) -> list[Shot]:
+    """The picture of each row; of a segment its middle frame."""
+    shots = []
+    for row, record in zip(rows, _records(side, rows), strict=True):
+        box = record["box"]
+        frames = item_shots(
+            record.get("frames"),
+            source=record["source"] or "",
+            video=record.get("video"),
+            box=None if box is None else (box[0], box[1], box[2], box[3]),
+            root=str(side.roots[row]),
+        )
+        shots.append(frames[len(frames) // 2])
+    return shots
+
+
 def _records(side: Side, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
-    columns = side.items.select(["item", "source", "camera", "box"])
+    names = ["item", "source", "camera", "box"]
+    names += [name for name in ("video", "frames") if name in side.items.column_names]
+    columns = side.items.select(names)
     records: list[dict[str, Any]] = columns.take(pa.array(np.asarray(rows))).to_pylist()
     return records

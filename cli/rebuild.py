@@ -1,7 +1,7 @@
 """`reid rebuild`: the items of a gallery, embedded by another model."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,15 @@ from .extractor_options import (
 )
 from .paths import PATH
 from .progress import progress_bar
-from .sources import NOTE, extract, extraction_options, refuse_unstorable, staging, told_unchanged
+from .sources import (
+    NOTE,
+    SEGMENTS,
+    extract,
+    extraction_options,
+    refuse_unstorable,
+    staging,
+    told_unchanged,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 
     from extractors.extractor import Extractor
     from extractors.pictures import Source
+    from extractors.resegmenting import Listed
     from reid_index.store.lease import Held
     from reid_index.store.manifest import Manifest
     from reid_index.upkeep.rebuild import Rebuilt
@@ -81,15 +90,17 @@ def command(
     strict: bool,
     **preprocess: Any,
 ) -> None:
-    """Embed every item of GALLERY again, from its picture, by another model.
+    """Embed every item of GALLERY again, from its picture or frames, by another model.
 
     Ids and all that is known of the items stay. The gallery can be searched, added to and deleted
     from meanwhile; then all changes at once. What was interrupted goes on when it is run again.
     """
     from extractors import open_extractor, recipe
     from extractors.rebuilding import moved_roots
+    from reid_index import Metric
     from reid_index.errors import UsageError
     from reid_index.store.commit import read_current
+    from reid_index.store.shard import check_matcher
     from reid_index.upkeep.rebuild import read_crops, retire_former
 
     if strict and drop_missing:
@@ -101,16 +112,17 @@ def command(
     opened = open_extractor(
         extractor, weights=weights, preprocess=fed, device=device, weighting=weighed
     )
-    job = {
+    job: dict[str, Any] = {
         "fingerprint": opened.fingerprint.to_json(),
         "metric": metric or str(present.metric),
         "dtype": dtype or present.dtype,
     }
-    if "segments" in present.recipe and job != _job_of(present):
-        raise UsageError(
-            f"{gallery} is of segments, which are not embedded again from their frames: build a "
-            f"new gallery from its videos or tracklets, with --extractor {extractor}"
-        )
+    cut = _cut_of(present, opened)
+    made = opened if cut is None else opened.segments
+    check_matcher(made.matcher, Metric(job["metric"]))
+    said = recipe(extractor, weights=weights, preprocess=fed, weighting=weighed)
+    if cut is not None:
+        said["segments"] = cut
     roots = {} if root is None else moved_roots(read_crops(gallery), root)
     with staging(gallery, "rebuilding") as folder:
         if not _begin(gallery, folder, job):
@@ -127,10 +139,8 @@ def command(
             job=job,
             roots=roots,
             drop_missing=drop_missing,
-            commit={
-                "recipe": recipe(extractor, weights=weights, preprocess=fed, weighting=weighed),
-                "remake": not no_remake,
-            },
+            of_segments=cut is not None,
+            commit={"recipe": said, "remake": not no_remake},
         )
         pace = {"batch_size": batch_size, "workers": workers, "strict": strict}
         try:
@@ -141,6 +151,17 @@ def command(
                 _clear(folder)
     _tell(gallery, done)
     _tell_pending(ctx, done.pending)
+
+
+def _cut_of(manifest: "Manifest", extractor: "Extractor") -> dict[str, int] | None:
+    """What the recipe says of segments; None where the gallery is of crops and stays so. Crops
+    become segments of one frame where the extractor makes segments of all."""
+    from extractors.segmenting import Cut
+
+    if "segments" in manifest.recipe:
+        said: dict[str, int] = manifest.recipe["segments"]
+        return said
+    return None if extractor.segments.matcher is None else Cut().to_json()
 
 
 # The folder beside the gallery, which outlives an interrupted run
@@ -229,7 +250,8 @@ def _move(gallery: Path, roots: dict[str, str], *, remake: bool) -> "Rebuilt":
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     """A rebuild. folder: its staging folder. job: what the vectors are to be. roots: root → where
-    its pictures are now, for those that have moved. commit: further arguments of `Gallery.rebuild`.
+    its pictures are now, for those that have moved. of_segments: whether items are made of frames,
+    which are what is extracted then, each one once. commit: further arguments of `Gallery.rebuild`.
     """
 
     gallery: Path
@@ -237,6 +259,7 @@ class _Run:
     job: dict[str, Any]
     roots: dict[str, str]
     drop_missing: bool
+    of_segments: bool
     commit: dict[str, Any]
 
     def rebuild(self, extractor: "Extractor", pace: dict[str, Any]) -> "Rebuilt":
@@ -271,15 +294,24 @@ class _Run:
                     self._extract(as_source(named), extractor, pace)
                 tried = np.concatenate([tried, new["item"].to_numpy()])
                 continue
-            done = self._commit(tried)
+            done = self._commit(tried, extractor)
             if done is not None:
                 return done
 
-    def _crops(self) -> "pa.Table":
-        from extractors.rebuilding import located
+    def _items(self) -> "pa.Table":
+        """What the gallery's items were cut from."""
+        from extractors.resegmenting import COLUMNS
         from reid_index.upkeep.rebuild import read_crops
 
-        return located(read_crops(self.gallery), self.roots)
+        return read_crops(self.gallery, COLUMNS if self.of_segments else ())
+
+    def _crops(self) -> "pa.Table":
+        """What is to be extracted: the items, or the frames that they have."""
+        from extractors.rebuilding import located
+        from extractors.resegmenting import listed_frames
+
+        items = self._items()
+        return located(listed_frames(items).frames if self.of_segments else items, self.roots)
 
     def _refuse_no_pictures(self, crops: "pa.Table") -> None:
         from extractors.rebuilding import with_pictures
@@ -301,23 +333,34 @@ class _Run:
         folder = self.folder / _PARTS / f"{max(runs, default=0) + 1:06d}"
         files.make_folder(folder)
         metric, dtype = Metric(self.job["metric"]), self.job["dtype"]
-        extract(source, extractor, folder, metric=metric, dtype=dtype, **pace)
+        is_of = {"of_frames": self.of_segments}
+        extract(source, extractor, folder, metric=metric, dtype=dtype, **is_of, **pace)
 
-    def _commit(self, tried: "NDArray[np.int64]") -> "Rebuilt | None":
+    def _commit(self, tried: "NDArray[np.int64]", extractor: "Extractor") -> "Rebuilt | None":
         """Commit what has been extracted; None where others have added items that were not tried.
 
         Raises NothingToIndex and UnreadableImage where pictures cannot be read, GalleryLocked.
         """
         from extractors.rebuilding import extracted_items, without
+        from extractors.resegmenting import listed_frames
         from reid_index import Gallery
         from reid_index.errors import UsageError
 
-        parts = _parts(self.folder)
-        missing = without(self._crops(), extracted_items(parts))
-        new = without(missing, tried)
-        if new.num_rows:
+        parts: Sequence[Path] = _parts(self.folder)
+        items = self._items()
+        extracted = extracted_items(parts)
+        if self.of_segments:
+            listed = listed_frames(items)
+            tried_items = listed.items[listed.whole(tried)]
+            extracted = listed.items[listed.whole(extracted)]
+        else:
+            tried_items = tried
+        missing = without(items, extracted)
+        if without(missing, tried_items).num_rows:
             return None
-        self._refuse_missing(missing, is_all=not parts)
+        self._refuse_missing(missing, is_all=not len(extracted))
+        if self.of_segments:
+            parts = self._encode(parts, listed, extractor)
         with Gallery.open(self.gallery) as gallery, progress_bar(len(gallery), unit=" rows") as bar:
             try:
                 with told_unchanged(self.gallery):
@@ -334,6 +377,23 @@ class _Run:
                 if without(self._crops(), tried).num_rows == 0:
                     raise
                 return None
+
+    def _encode(
+        self, parts: Sequence[Path], listed: "Listed", extractor: "Extractor"
+    ) -> Sequence[Path]:
+        """Shards of the items that have all of their frames in the parts."""
+        from extractors.resegmenting import write_listed
+        from reid_index import Metric
+
+        return write_listed(
+            parts,
+            self.folder / SEGMENTS,
+            listed,
+            encoder=extractor.segments,
+            fingerprint=extractor.fingerprint,
+            metric=Metric(self.job["metric"]),
+            dtype=self.job["dtype"],
+        )
 
     def _refuse_missing(self, missing: "pa.Table", *, is_all: bool) -> None:
         from reid_index.errors import NothingToIndex, UnreadableImage

@@ -118,9 +118,14 @@ def _file_name(source: str) -> str:
     return PurePosixPath(source.replace("\\", "/")).name
 
 
-def data_uri(image: Image.Image) -> str:
+def shrunk(image: Image.Image) -> Image.Image:
+    """As small as it is shown, in its shape."""
     thumbnail = image.convert("RGB")
     thumbnail.thumbnail(_THUMBNAIL, Image.Resampling.LANCZOS)
+    return thumbnail
+
+
+def data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    thumbnail.save(buffer, format="JPEG", quality=85)
+    shrunk(image).save(buffer, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -98,7 +98,8 @@ class Side:
         """The same with a row for each tracklet: that of its item with the smallest id."""
         ids = self.items["item"]
         order = np.arange(len(ids)) if ids.null_count else np.argsort(ids.to_numpy())
-        codes = tracks_of(self.items.select(COLUMNS))
+        roots = pa.array(self.roots, pa.string()).dictionary_encode()
+        codes = tracks_of(self.items.select(COLUMNS), roots)
         firsts = order[np.unique(codes[order], return_index=True)[1]]
         return replace(
             self,

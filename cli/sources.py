@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PARTS = "parts"
-_SEGMENTS = "segments"
+SEGMENTS = "segments"
 NOTE = "run.json"
 """In a staging folder: what a run notes of itself. A folder that has one is kept."""
 
@@ -364,7 +364,7 @@ def cut_frames(
     with progress_bar(taken.rows, unit="frame") as bar:
         done = write_segments(
             taken.parts,
-            staging / _SEGMENTS,
+            staging / SEGMENTS,
             encoder=extractor.segments,
             fingerprint=extractor.fingerprint,
             metric=metric,
@@ -387,10 +387,18 @@ def cut_frames(
 
 def refuse_nothing(source: "Source", taken: "Harvest", *, kind: Kind = "pictures") -> None:
     """Raise NothingToIndex where not one picture could be read."""
-    from reid_index.errors import NothingToIndex
+    from extractors.video.sources import video_files
+    from reid_index.errors import BadSource, NothingToIndex
 
     from .formats import counted
 
+    if not taken.parts and not source.count and kind == "pictures":
+        with suppress(BadSource):  # as there is none
+            video_files([source.root])
+            raise NothingToIndex(
+                f"{source.root}: there are no pictures in it, but videos: say who is in them, by "
+                "--tracks FILE or --whole"
+            )
     if not taken.parts and kind == "videos":
         raise NothingToIndex(
             f"{source.root}: not one of {counted(source.count, 'crop')} can be cut from its videos"
@@ -479,7 +487,7 @@ def _clear_up(folder: Path) -> None:
 
     try:
         files.remove(folder / "gallery")
-        files.remove(folder / _SEGMENTS)
+        files.remove(folder / SEGMENTS)
         if not (folder / NOTE).exists() and not _has_parts(folder):
             files.remove(folder)
     except OSError as error:
@@ -492,7 +500,7 @@ def _has_parts(folder: Path) -> bool:
 
 def _is_ours(path: Path) -> bool:
     name = path.name.removeprefix(".").removesuffix(".tmp")
-    return name in ("lock", "gallery", NOTE, _PARTS, _SEGMENTS)
+    return name in ("lock", "gallery", NOTE, _PARTS, SEGMENTS)
 
 
 def drop_parts(staging: Path) -> None:
@@ -505,4 +513,4 @@ def drop_parts(staging: Path) -> None:
         files.remove(journal)
         files.sync_folder(journal.parent)
     files.remove(staging / _PARTS)
-    files.remove(staging / _SEGMENTS)
+    files.remove(staging / SEGMENTS)

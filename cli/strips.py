@@ -1,6 +1,6 @@
 """The frames of segments, fetched to be shown: pictures of a tracklet, or places in a video."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -77,34 +77,40 @@ def video_shot(video: str, *, root: str, frame: Frame) -> Shot:
 
 
 def thumbnails(shots: Iterable[Shot], *, other_root: Path | None = None) -> dict[Shot, str | None]:
-    """Each shot's crop as a data: URI, None for what is gone, broken or outside its root, be that
-    by its name or by a link. other_root: where the files of all of them are now.
+    """Each shot's crop as a data: URI, None where `fetched` has none."""
+    return {
+        shot: None if image is None else data_uri(image)
+        for shot, image in fetched(shots, other_root=other_root)
+    }
+
+
+def fetched(
+    shots: Iterable[Shot], *, other_root: Path | None = None
+) -> Iterator[tuple[Shot, Image.Image | None]]:
+    """Each shot once, in any order, with its crop; None for what is gone, broken or outside its
+    root, be that by its name or by a link. other_root: where the files of all of them are now.
 
     A video is opened once for every 64 frames of it.
     """
-    found: dict[Shot, str | None] = {}
     of_videos: dict[tuple[str, str], list[Shot]] = {}
     for shot in dict.fromkeys(shots):
         if shot.video is not None:
             of_videos.setdefault((shot.root, shot.video), []).append(shot)
         elif shot.frame is not None:
-            image = load_crop(
-                shot.frame.source or "", shot.root, shot.frame.box, other_root=other_root
-            )
-            found[shot] = None if image is None else data_uri(image)
+            source = shot.frame.source or ""
+            yield shot, load_crop(source, shot.root, shot.frame.box, other_root=other_root)
         else:
-            found[shot] = None
+            yield shot, None
     for (root, video), some in of_videos.items():
         some.sort(key=lambda shot: -1 if shot.frame is None else shot.frame.number or 0)
         for at in range(0, len(some), _AT_ONCE):
             few = some[at : at + _AT_ONCE]
-            found |= zip(few, _of_video(video, root, few, other_root=other_root), strict=True)
-    return found
+            yield from zip(few, _of_video(video, root, few, other_root=other_root), strict=True)
 
 
 def _of_video(
     video: str, root: str, shots: Sequence[Shot], *, other_root: Path | None
-) -> list[str | None]:
+) -> list[Image.Image | None]:
     folder = other_root or (Path(root) if root else None)
     name = PurePosixPath(video)
     # A shard that somebody else wrote may name any path; only videos below the root are shown.
@@ -116,15 +122,15 @@ def _of_video(
         images = iter(read_frames_at(inside(folder / name, folder), wanted))
     except UnreadableImage:
         return [None] * len(shots)
-    uris: list[str | None] = []
+    crops: list[Image.Image | None] = []
     for frame in frames:
         image = None if frame is None else next(images)
         try:
             if image is None or frame is None:
-                uris.append(None)
+                crops.append(None)
             else:
                 crop = image if frame.box is None else crop_box(image, frame.box)
-                uris.append(data_uri(Image.fromarray(crop)))
+                crops.append(Image.fromarray(crop))
         except UnreadableImage:  # a box outside the frame
-            uris.append(None)
-    return uris
+            crops.append(None)
+    return crops

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import posixpath
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -16,9 +17,20 @@ _FIELDS = (
     *("rank", "score", "camera", "person", "track", "video", "start", "end", "start_s", "end_s"),
     *("segments", "pairs", "counted"),
 )
-_COLUMNS = (*_FIELDS, "similarity", "item", "source", "items", "similarities")
+_COLUMNS = (*_FIELDS, "similarity", "item", "source", "root", "items", "similarities")
 _OF_A_WINNER = (
-    *("item", "source", "person", "start", "end", "start_s", "end_s", "frame_first", "frame_last"),
+    *(
+        "item",
+        "source",
+        "root",
+        "person",
+        "start",
+        "end",
+        "start_s",
+        "end_s",
+        "frame_first",
+        "frame_last",
+    ),
     "box",
 )
 
@@ -65,8 +77,8 @@ def jsonl(result: VideoResult, *, weights: Sequence[Sequence[Sequence[float] | N
 
 
 def csv_text(result: VideoResult) -> str:
-    """CSV with a header, a row for each candidate; similarity, item and source are those of its
-    best winner, items and similarities of all winners, as JSON lists."""
+    """CSV with a header, a row for each candidate; similarity, item, source and root are those of
+    its best winner, items and similarities of all winners, as JSON lists."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -77,6 +89,7 @@ def csv_text(result: VideoResult) -> str:
             "similarity": plain(best(candidate)),
             "item": None if first is None else first.item,
             "source": None if first is None else first.source,
+            "root": None if first is None else first.root,
             "items": json.dumps([winner.match.item for winner in candidate.winners]),
             "similarities": json.dumps([plain(one.similarity) for one in candidate.winners]),
         }
@@ -87,7 +100,7 @@ def csv_text(result: VideoResult) -> str:
 def table(result: VideoResult) -> str:
     """A table for a terminal."""
     rows = [["rank", "score", "similarity", "camera", "person", "track", "span", "pairs", "source"]]
-    for candidate in result.candidates:
+    for candidate, place in zip(result.candidates, places(result.candidates), strict=True):
         similarity = best(candidate)
         rows.append(
             [
@@ -99,15 +112,26 @@ def table(result: VideoResult) -> str:
                 candidate.track or "-",
                 span(candidate) or "-",
                 f"{candidate.counted:,} of {candidate.pairs:,}",
-                place(candidate),
+                place,
             ]
         )
     return aligned(rows)
 
 
-def place(candidate: Candidate) -> str:
-    """Where a candidate is to be found: its video, else the folder of its track's pictures, else
-    its picture."""
+def places(candidates: Sequence[Candidate]) -> list[str]:
+    """Where each candidate is to be found: its video, else the folder of its track's pictures, else
+    its picture; below its root, where they have several, as names may be the same there."""
+    roots = {one.winners[0].match.root for one in candidates if one.winners}
+    found = []
+    for one in candidates:
+        place = _place(one)
+        if len(roots) > 1 and one.winners:
+            place = posixpath.join(one.winners[0].match.root, place)
+        found.append(place)
+    return found
+
+
+def _place(candidate: Candidate) -> str:
     if candidate.video is not None:
         return candidate.video
     if not candidate.winners:

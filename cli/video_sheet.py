@@ -14,7 +14,7 @@ from .formats import counted
 from .sheet import templates, verdict_of
 from .strips import Shot, shots_of
 from .timeline import timeline
-from .video_formats import place, short_span, span
+from .video_formats import places, short_span, span
 
 _TARGET_STRIPS = 8
 """Segments of the target that are shown: those that decided most."""
@@ -119,8 +119,10 @@ def render_video_sheet(
             lowest=min(scores, default=0.0),
             highest=max(scores, default=0.0),
             cards=[
-                _card(one, target.person, its, uris)
-                for one, its in zip(result.candidates, weights, strict=True)
+                _card(one, target.person, its, uris, place=place)
+                for one, its, place in zip(
+                    result.candidates, weights, places(result.candidates), strict=True
+                )
             ],
             rule=rule,
             note=note,
@@ -163,6 +165,8 @@ def _card(
     person: str | None,
     weights: Sequence[Weights],
     uris: Mapping[Shot, str | None],
+    *,
+    place: str,
 ) -> _Card:
     strips = []
     for winner, its in zip(candidate.winners, weights, strict=True):
@@ -181,7 +185,7 @@ def _card(
         candidate=candidate,
         verdict=verdict_of(candidate.person, person),
         span=span(candidate),
-        place=place(candidate),
+        place=place,
         strips=strips,
     )
 

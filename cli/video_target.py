@@ -174,11 +174,20 @@ def _crops(
         raise UsageError(f"{path} is a video: --tracks has its people's boxes, not --boxes")
     if tracks is None and track is not None:
         raise UsageError(f"--track {track} belongs to --tracks FILE, which has the boxes")
-    source = find_videos([path], tracks=tracks, whole=tracks is None, videos=None)
-    chosen = None if tracks is None else _video_track(tracks, path, track)
-    if chosen is not None and chosen.name is not None:
-        label = f"{path.name}, track {chosen.name}"
-    return label, _of_video(source, chosen, faults)
+    if tracks is None:
+        return label, _of_video(find_videos([path], tracks=None, whole=True, videos=None), faults)
+    chosen = _video_track(tracks, path, track)
+    if chosen is not None:
+        label = f"{path.name}, track {chosen}"
+    # Of the others nothing is cut, and what follows the last box is not decoded.
+    source = find_videos(
+        [path],
+        tracks=tracks,
+        whole=False,
+        videos=None,
+        known=lambda _file, name, _frame, _box: name != chosen,
+    )
+    return label, _of_video(source, faults)
 
 
 def _of_frames(gallery: Gallery) -> bool:
@@ -211,17 +220,11 @@ def _one(path: Path, *, box: Box | None, boxes: Path | None, position: int | Non
     return _Seen(crop=crop, shot=shot, columns={"person": person, "camera": camera})
 
 
-@dataclass(frozen=True)
-class _Track:
-    """A track of a video, None where its box has none, and how many boxes it has."""
-
-    name: str | None
-    boxes: int
-
-
-def _video_track(tracks: Path, video: Path, track: str | None) -> _Track:
-    """The track that is meant. Raises UsageError where it is not there, or another could be."""
-    found = read_tracks(tracks, videos=[video.name]).boxes.get(video.name)
+def _video_track(tracks: Path, video: Path, track: str | None) -> str | None:
+    """The track that is meant, None for a box without one. Raises UsageError where it is not there,
+    or another could be."""
+    read = read_tracks(tracks, videos=[video.name], root=video.absolute().parent)
+    found = read.boxes.get(video.name)
     if found is None or not len(found.frame):
         raise UsageError(f"{tracks}: it has no box in {video.name}")
     count = Counter(found.track)
@@ -230,13 +233,13 @@ def _video_track(tracks: Path, video: Path, track: str | None) -> _Track:
             raise UsageError(
                 f"{tracks}: no track {track} in {video.name}; there {_list(set(count))}"
             )
-        return _Track(track, count[track])
+        return track
     if len(count) > 1 or (None in count and count[None] > 1):
         raise UsageError(
             f"{tracks}: whom to look for in {video.name}? Say it with --track: there "
             f"{_list(set(count))}"
         )
-    return _Track(*next(iter(count.items())))
+    return next(iter(count))
 
 
 def _tracklet(path: Path, boxes: Path | None) -> Source:
@@ -270,23 +273,16 @@ def _list(names: set[str | None]) -> str:
     return f"{'is' if len(known) == 1 else 'are'} {', '.join(known)}"
 
 
-def _of_video(source: Source, track: _Track | None, faults: list[str]) -> Iterator[_Seen]:
-    """The frames of a whole video, or the boxes of one track, until the last of these."""
-    seen = 0
+def _of_video(source: Source, faults: list[str]) -> Iterator[_Seen]:
+    """Those that can be cut out, in order of time."""
     for picture in source.pictures():
-        people = picture.people
-        if track is not None and picture.frame is not None:
-            people = tuple(one for one in people if one.columns.get("track") == track.name)
-            seen += len(people)
-            if not people:
-                continue
         try:
             assert picture.image is not None  # as of all frames of videos
             image = picture.image()
         except UnreadableImage as error:
             faults.append(str(error))
             continue
-        for person in people:
+        for person in picture.people:
             try:
                 crop = image if person.box is None else crop_box(image, person.box)
             except UnreadableImage as error:
@@ -297,8 +293,6 @@ def _of_video(source: Source, track: _Track | None, faults: list[str]) -> Iterat
             )
             shot = video_shot(picture.source, root=str(picture.root), frame=frame)
             yield _Seen(crop=crop, shot=shot, columns=person.columns)
-        if track is not None and seen >= track.boxes:
-            return
 
 
 def _of_pictures(source: Source, track: str | None) -> Iterator[_Seen]:

@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _BOX = rf"{_NUMBER}(?:,{_NUMBER}){{3}}"
-_OF_VIDEO = re.compile(rf"(?P<number>\d+)@(?P<seconds>{_NUMBER})(?::(?P<box>{_BOX}))?")
+_OF_VIDEO = re.compile(rf"(?P<number>\d{{1,18}})@(?P<seconds>{_NUMBER})(?::(?P<box>{_BOX}))?")
 _OF_PICTURES = re.compile(rf"(?P<source>.+?)(?:@(?P<box>{_BOX}))?", re.DOTALL)
 
 

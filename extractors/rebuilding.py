@@ -1,7 +1,7 @@
 """The crops of a gallery as a source to extract from again, and what has been extracted of them."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from reid_index import files
-from reid_index.errors import ReidIndexError
+from reid_index.errors import ReidIndexError, UnreadableVideo
 from reid_index.store.shard import open_shard
 
 from .pictures import Person, Picture, Source
@@ -20,6 +20,7 @@ STATE = {"picture_bytes": pa.int64(), "picture_modified": pa.int64()}
 """Columns of what is extracted: the picture file's size, and its time in nanoseconds since 1970, so
 that a picture that changes afterwards is noticed."""
 
+_PLACE = "frame_first"
 
 _GONE: dict[str, int | None] = dict.fromkeys(STATE)
 
@@ -65,21 +66,74 @@ def without(crops: pa.Table, items: NDArray[np.int64]) -> pa.Table:
 
 def as_source(crops: pa.Table) -> Source:
     """Crops with pictures as a source, in their order; people that follow each other in one picture
-    share it."""
+    share it.
+
+    Crops with a column `frame_first` that is not null are of that frame, from 0, of a video, and
+    those of one video follow each other in order: it is decoded once. Faults are told as
+    `extractors.video.sources.find_videos` does.
+    """
+    names = ["folder", "source", "item", "box", *crops.column_names]
+    crops = crops.select([name for name in dict.fromkeys(names) if name in (*names[:4], _PLACE)])
 
     def pictures() -> Iterator[Picture]:
         rows = (row for batch in crops.to_batches(1024) for row in batch.to_pylist())
         for (folder, name), group in groupby(rows, key=lambda row: (row["folder"], row["source"])):
             path = Path(folder, name)
             state = _state(path)
-            people = tuple(
-                Person(_box(row["box"]), {"item": row["item"], **state}) for row in group
+            people = (
+                (row.get(_PLACE), Person(_box(row["box"]), {"item": row["item"], **state}))
+                for row in group
             )
-            yield Picture(path, str(path.relative_to(path.anchor)), people, root=Path(folder))
+            source = str(path.relative_to(path.anchor))
+            for of_video, some in groupby(people, key=lambda one: one[0] is not None):
+                if of_video:
+                    yield from _of_video(path, source, Path(folder), some)
+                else:
+                    everybody = tuple(person for _, person in some)
+                    yield Picture(path, source, everybody, root=Path(folder))
 
     return Source(
         root=Path(os.sep), count=crops.num_rows, columns=STATE, left_out={}, pictures=pictures
     )
+
+
+def _of_video(
+    path: Path, source: str, root: Path, people: Iterable[tuple[int, Person]]
+) -> Iterator[Picture]:
+    """The frames of a video that have people, who come in order with the frame's number each."""
+    from .video.decode import probe_video, read_frames
+    from .video.sources import fault
+
+    wanted = groupby(people, key=lambda one: one[0])
+    told: list[UnreadableVideo] = []
+    decoded = 0
+    number, group = next(wanted)
+    try:
+        video = probe_video(path, root=root)
+        for frame in read_frames(path, tell=told.append):
+            decoded = frame.number + 1
+            if frame.number == number:
+                yield Picture(
+                    path,
+                    source,
+                    tuple(person for _, person in group),
+                    root=root,
+                    frame=number,
+                    image=frame.image,
+                    held=3 * video.width * video.height,
+                )
+                number, group = next(wanted, (-1, iter(())))
+                if number < 0:
+                    return  # what follows is nobody's
+        error = UnreadableVideo(
+            f"{path}: frames {number} and later ones are not there: it has {decoded:,}, from 0 on"
+        )
+    except UnreadableVideo as broken:
+        error = broken
+    for one in told:
+        yield fault(one, path=path, source=source, root=root)
+    rest = sum(1 for _ in group) + sum(1 for _, others in wanted for _ in others)
+    yield fault(error, path=path, source=source, root=root, count=rest)
 
 
 def _box(stored: Sequence[float] | None) -> tuple[float, float, float, float] | None:

@@ -20,11 +20,11 @@ from reid_index.fingerprint import Fingerprint
 from reid_index.metric import Metric
 from reid_index.store.items import stack
 from reid_index.store.shard import Shard, open_shard, write_shard
+from reid_index.store.tracks import COLUMNS, tracks_of
 from reid_index.store.vectors import ArrayStream
 
 from .frames import Frame
 from .segments import LENGTH, STRIDE, SegmentEncoder, Segments, check_windows, rows_of, windows
-from .tracklets import Tracklets
 
 _FRAMES = 4096
 """Frames that are gathered and encoded at a time, each as often as it is in a segment."""
@@ -85,9 +85,9 @@ def write_segments(
     frames: shards as `harvest` writes them, at least one; their vectors as the extractor yields
     them. folder: emptied first; what an interrupted run left of it is made again.
 
-    Rows are one track as `extractors.tracklets` has it; a row without a track is a segment of its
-    own. Within a track, frames are in the order of `frame_first` where all of them have it, else as
-    they come. Segments come track by track, by a track's first row, and in order of time.
+    Which rows are one track `tracks_of` says; a row without one is a segment of its own. Within a
+    track, frames are in the order of `frame_first` where all of them have it, else as they come.
+    Segments come track by track, by a track's first row, and in order of time.
 
     A segment's items are those of its middle frame, with the earliest start, start_s and
     frame_first and the latest end, end_s and frame_last of its frames, and `frames`, a list of
@@ -97,10 +97,10 @@ def write_segments(
     """
     remove(folder)
     make_folder(folder)
-    store = _Frames(frames)
+    store = FrameRows(frames)
     keys = store.keys()
     order, spans = _spans(keys, cut)
-    writer = _Writer(
+    writer = SegmentWriter(
         folder,
         fingerprint=fingerprint,
         metric=metric,
@@ -171,8 +171,9 @@ def _blocks(spans: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         start = stop
 
 
-class _Frames:
-    """The rows of all parts, counted through; a few parts are open at a time."""
+class FrameRows:
+    """The rows of all parts, at least one, counted through; a few parts are open at a time. root:
+    the folder that the first one's sources are relative to."""
 
     def __init__(self, parts: Sequence[Path]) -> None:
         self._parts = parts
@@ -182,19 +183,30 @@ class _Frames:
         self._open: OrderedDict[int, tuple[NDArray[np.generic], pa.Table]] = OrderedDict()
 
     def keys(self) -> _Keys:
-        tracklets = Tracklets()
-        codes, numbers, named = [], [], []
+        codes, firsts, numbers, named = [], [], [], []
+        tracks = 0
         for part in self._parts:
-            items = open_shard(part).read_columns([*Tracklets.NAMES, "frame_first"])
-            codes.append(tracklets.codes(items))
+            items = open_shard(part).read_columns([*COLUMNS, "frame_first"])
+            inside = tracks_of(items)
+            codes.append(inside + tracks)
+            rows = np.unique(inside, return_index=True)[1]
+            tracks += len(rows)
+            firsts.append(items.select(COLUMNS).take(pa.array(rows)))
             numbers.append(items["frame_first"].fill_null(-1).to_numpy())
             named.append(items["track"].is_valid().to_numpy())
-        every, frames = np.concatenate(codes), np.concatenate(numbers)
-        unknown = np.zeros(tracklets.count, np.bool_)
+        # One row stands for each track of a part, so that not all texts are held at once.
+        every = tracks_of(pa.concat_tables(firsts))[np.concatenate(codes)]
+        frames, tracks = np.concatenate(numbers), int(every.max()) + 1
+        unknown = np.zeros(tracks, np.bool_)
         unknown[every[frames < 0]] = True
-        are_named = np.zeros(tracklets.count, np.bool_)
+        are_named = np.zeros(tracks, np.bool_)
         are_named[every[np.concatenate(named)]] = True
         return _Keys(every, np.where(unknown[every], 0, frames), are_named)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of all items."""
+        tables = [open_shard(part).read_columns([name]) for part in self._parts]
+        return pa.concat_tables(tables)[name]
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], pa.Table]:
         """Vectors (n, D) and items of some rows, in that order."""
@@ -253,10 +265,11 @@ def _texts(items: pa.Table) -> list[str]:
     return texts
 
 
-class _Writer:
-    """Gathers segments and writes them as shards."""
+class SegmentWriter:
+    """Gathers segments and writes them as shards. parts: those that are written, in order."""
 
     def __init__(self, folder: Path, **properties: Any) -> None:
+        """folder: is there. properties: of the shards, see `write_shard`."""
         self._folder = folder
         self._properties = properties
         self.parts: list[Path] = []
@@ -264,6 +277,7 @@ class _Writer:
         self._bytes = 0
 
     def add(self, segments: Segments, offsets: NDArray[np.int64], items: pa.Table) -> None:
+        """offsets: what the encoder was given."""
         self._gathered.append((segments, offsets, items))
         arrays = (segments.global_, segments.index, segments.key, segments.value)
         self._bytes += sum(array.nbytes for array in arrays if array is not None)
@@ -271,6 +285,7 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
+        """Write what has gathered; to be called at the end."""
         if not self._gathered:
             return
         part = self._folder / f"part-{len(self.parts) + 1:06d}"

@@ -1,6 +1,5 @@
 """From vectors of frames to one vector for each tracklet."""
 
-import posixpath
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from reid_index.errors import DimensionMismatch, NotFiniteError
+from reid_index.store.tracks import tracks_of
 
 _EARLIEST = ("start", "start_s", "frame_first")
 _LATEST = ("end", "end_s", "frame_last")
@@ -22,8 +22,8 @@ def pool_tracklets(
     """One vector for each tracklet, and its items.
 
     vectors: (n, D). items: n rows of standard columns (`reid_index.store.items`) and any others.
-    Rows with a track are one tracklet where video (or, without one, the folder of source), camera,
-    track and person are the same, wherever they are; a row without a track stays alone.
+    Which rows are one tracklet `reid_index.store.tracks.tracks_of` says; a row without a track
+    stays alone.
 
     Returns float32 (t, D), the mean of the rows' vectors, each scaled to length 1 first, summed in
     double precision, so that every frame counts alike; the mean itself is not scaled. Averaging
@@ -38,7 +38,7 @@ def pool_tracklets(
         raise DimensionMismatch(
             f"{items.num_rows} items need as many rows of vectors, these are {vectors.shape}"
         )
-    codes = Tracklets().codes(items)
+    codes = tracks_of(items)
     firsts = np.unique(codes, return_index=True)[1]
     sums = np.zeros((len(firsts), vectors.shape[1]), np.float64)
     for start in range(0, len(vectors), _PIECE):
@@ -62,32 +62,6 @@ def _unit(rows: NDArray[np.floating[Any]], start: int) -> NDArray[np.float64]:
         )
     wide /= lengths
     return wide
-
-
-class Tracklets:
-    """Tells which tracklet rows of items belong to, whatever tables they come in."""
-
-    NAMES = ("video", "source", "camera", "track", "person")
-    """The columns that it looks at."""
-
-    def __init__(self) -> None:
-        self._seen: dict[object, int] = {}
-        self.count = 0
-
-    def codes(self, items: pa.Table) -> NDArray[np.int64]:
-        """Each row's tracklet (see `pool_tracklets`), counted by first appearance since this was
-        made."""
-        codes = np.empty(items.num_rows, np.int64)
-        columns = (items[name].to_pylist() for name in self.NAMES)
-        for row, (video, source, camera, track, person) in enumerate(zip(*columns, strict=True)):
-            code = self.count
-            if track is not None:
-                folder = posixpath.dirname(source or "")
-                place = (False, folder) if video is None else (True, video)
-                code = self._seen.setdefault((place, camera, track, person), code)
-            codes[row] = code
-            self.count += code == self.count
-        return codes
 
 
 def _widened(items: pa.Table, codes: NDArray[np.int64], firsts: NDArray[np.int64]) -> pa.Table:

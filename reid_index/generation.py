@@ -31,6 +31,7 @@ from .store.items import STANDARD, stack
 from .store.lease import Lease
 from .store.manifest import Manifest, ShardEntry
 from .store.shard import Shard
+from .store.tracks import roots_by_row
 
 if TYPE_CHECKING:
     from .reranking.graph import Graph
@@ -206,7 +207,9 @@ class Generation:
     @cached_property
     def tracks(self) -> Tracks:
         """The candidates that a video is compared with."""
-        return Tracks(self.searched.items)
+        headers = [shard.header for shard in self.shards]
+        roots = roots_by_row([one.root for one in headers], [one.rows for one in headers])
+        return Tracks(self.searched.items, roots)
 
     @cached_property
     def matching(self) -> Matching | None:

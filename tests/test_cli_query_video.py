@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -313,7 +314,7 @@ def test_frames_that_cannot_be_used_are_told_and_left_out(world, tmp_path):
     told = result.stderr.splitlines()
     assert len(told) == 3
     assert "film.mp4, frame 6: " in told[0]
-    assert "1 boxes are of frame 900 and later ones" in told[1]
+    assert "1 box is of frame 900 or later" in told[1]
     assert json.loads(result.stdout.splitlines()[0])["pairs"] == 3  # one segment of 6 frames
     write_boxes(tmp_path / "none.csv", [{**boxes[6], "x": 900}])
     none = run("query", world / "g", world / "film.mp4", "--tracks", tmp_path / "none.csv")
@@ -363,8 +364,6 @@ def test_the_sheet_shows_the_frames_of_videos(world):
 
 
 def test_a_frame_of_the_sheet_is_that_of_the_video(world):
-    from base64 import b64decode
-
     page = parse(succeed("query", *target(world, 2), "--top", 1, "--format", "html").stdout)
     image = page.all("img")[-1]
     number = int(re.search(r"frame (\d+)", image.attributes["alt"])[1])
@@ -374,6 +373,35 @@ def test_a_frame_of_the_sheet_is_that_of_the_video(world):
     shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float64)
     assert shown.shape == crop.shape
     assert np.abs(shown - crop).mean() < 6
+
+
+def test_a_report_of_an_evaluation_shows_the_middle_frame_of_a_segment(world, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra plots)")
+    sides = []
+    for camera, name in enumerate(("first", "second"), start=1):
+        boxes = [
+            box | {"camera": camera, "person": box["track"]}
+            for box in boxes_of(world, f"{name}.csv")
+        ]
+        write_boxes(tmp_path / f"{name}.csv", boxes)
+        sides.append(tmp_path / name)
+        built = ["build", world / "film.mp4", "--tracks", tmp_path / f"{name}.csv"]
+        succeed(*built, "--extractor", "stripes", "--out", sides[-1])
+    succeed("evaluate", sides[1], sides[0], "--report", tmp_path / "r")
+    page = parse((tmp_path / "r" / "report.html").read_text())
+    assert "cannot be shown" not in " ".join(page.all("body")[0].text.split())
+    crops = {one["frame"]: crop for one, crop in zip(boxes, crops_of(world, boxes), strict=True)}
+    cards = page.of_class("candidate")
+    assert cards
+    for card in cards:
+        [number] = re.findall(r"film.mp4, frame (\d+) at", card.text)
+        # 8 frames from the 13th, 17th or 18th of a person's 26: the middle one is the fifth.
+        assert int(number) % FRAMES - FRAMES // 2 in (4, 8, 9)
+        inside = page.elements[page.elements.index(card) :]
+        image = next(one for one in inside if one.tag == "img")
+        data = b64decode(image.attributes["src"].partition(",")[2])
+        shown = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.float64)
+        assert np.abs(shown - crops[int(number)]).mean() < 6
 
 
 def test_frames_that_are_gone_have_placeholders_and_are_counted(world, tmp_path):

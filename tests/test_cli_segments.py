@@ -6,14 +6,20 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from cli_world import assert_refused, real, run, stripes_of, succeed
 from PIL import Image
 from video_world import write_boxes, write_video
 
 import extractors.harvest
+import extractors.resegmenting
 import extractors.segmenting
+from extractors.rebuilding import located, with_pictures
+from extractors.resegmenting import COLUMNS, listed_frames
+from extractors.stripes import StripesExtractor
 from reid_index import Gallery
+from reid_index.upkeep.rebuild import read_crops
 
 STRIPES = ("--extractor", "stripes")
 
@@ -173,6 +179,12 @@ def test_wrong_usage_with_videos(footage, out, named, text):
     assert_refused(run("build", footage / "v.mp4", *named, "--out", out), code=2, text=text)
 
 
+def test_a_folder_of_videos_that_nobody_says_are_meant(footage, out):
+    told = run("build", footage, "--out", out, *STRIPES)
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "there are no pictures in it, but videos: say who is in them, by --tracks" in told.stderr
+
+
 def test_options_of_videos_mean_nothing_elsewhere(footage, out, tmp_path):
     draw_track(tmp_path / "p", frames=(1,), seed=1)
     picture = tmp_path / "p" / "f0001.png"
@@ -268,6 +280,21 @@ def test_boxes_without_a_track_added_again_are_left_out(footage, out, tmp_path):
     assert "1 item added, 3 in all" in told.stderr
 
 
+def test_two_days_with_the_same_names_are_different_videos(footage, out, tmp_path):
+    """One day's track 1 of cam1/v.mp4 is not the next day's."""
+    later = tmp_path / "later"
+    shutil.copytree(footage, later)
+    for day in (footage, later):
+        doing = ("build", day, "--out", out, *STRIPES) if day is footage else ("add", out, day)
+        succeed(*doing, "--tracks", tmp_path / "v.csv")
+    facts = json.loads(succeed("inspect", out, "--format", "json").stdout)["segments"]
+    assert (facts["candidates"], facts["videos"]) == (4, 2)
+    assert facts["hours"] == pytest.approx(2 * 1.9 / 3600)
+    told = succeed("query", out, "--item", 1, "--format", "csv").stdout
+    assert {line.split(",")[5] for line in told.splitlines()[1:]} == {"v.mp4"}
+    assert len(told.splitlines()) == 1 + 4
+
+
 def test_tracklets_are_cut_by_the_gallerys_recipe(out, tmp_path):
     tracks = tmp_path / "tracks"
     draw_track(tracks / "t", frames=range(6), seed=1)
@@ -333,15 +360,122 @@ def test_inspect(footage, out, tmp_path):
     assert "segments" not in succeed("inspect", tmp_path / "h").stdout
 
 
-def test_rebuild_is_refused_but_a_root_can_move(footage, out, tmp_path):
+# Rebuilt
+
+
+def rebuilt_as_built(folder, *sources):
+    """Build of the sources with another metric, and rebuild to it: the same rows and bytes."""
+    first, second = folder / "first", folder / "second"
+    succeed("build", *sources, "--out", first, *STRIPES)
+    succeed("build", *sources, "--out", second, *STRIPES, *OTHER)
+    told = succeed("rebuild", first, *STRIPES, *OTHER)
+    assert rows_of(first) == rows_of(second)
+    vectors = vectors_of(first)
+    np.testing.assert_array_equal(vectors, vectors_of(second))
+    with Gallery.open(first) as gallery, Gallery.open(second) as other:
+        assert gallery.manifest.recipe == other.manifest.recipe
+        assert gallery.manifest.fingerprint == other.manifest.fingerprint
+    succeed("verify", first)
+    assert not (folder / "first.rebuilding").exists()
+    return told
+
+
+OTHER = ("--metric", "euclidean")
+
+
+def test_a_video_is_rebuilt_as_if_it_had_been_built_so(footage, tmp_path, monkeypatch):
+    embedded = []
+    embed = StripesExtractor.embed
+
+    def counted(self, batch):
+        embedded.append(len(batch))
+        return embed(self, batch)
+
+    monkeypatch.setattr(StripesExtractor, "embed", counted)
+    rebuilt_as_built(tmp_path, footage, "--tracks", tmp_path / "v.csv")
+    assert sum(embedded) == 3 * 40  # each frame once, though windows overlap
+
+
+def test_tracklets_and_whole_videos_are_rebuilt(footage, tmp_path):
+    draw_track(tmp_path / "t" / "a", frames=range(11), seed=1)
+    draw_track(tmp_path / "t" / "b", frames=(4,), seed=2)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    rebuilt_as_built(tmp_path / "one", tmp_path / "t", "--layout", "tracklets", "--segment", 4)
+    rebuilt_as_built(tmp_path / "two", footage, "--whole")
+
+
+def test_segments_without_all_of_their_frames_are_left_out_where_that_is_said(out, tmp_path):
+    draw_track(tmp_path / "t" / "a", frames=range(10), seed=1)
+    layout = ("--layout", "tracklets", "--segment", 4)
+    succeed("build", tmp_path / "t", *layout, "--out", out, *STRIPES)
+    before = rows_of(out)
+    (tmp_path / "t" / "a" / "f0001.png").unlink()
+    refused = run("rebuild", out, *STRIPES, *OTHER)
+    assert (refused.exit_code, rows_of(out)) == (1, before)
+    assert "no picture of 1 item can be read (0: a/f0002.png)" in refused.stderr
+    told = succeed("rebuild", out, *STRIPES, *OTHER, "--drop-missing")
+    assert "9 crops were there from an earlier run" in told.stderr
+    assert rows_of(out) == before[1:]
+    succeed("verify", out)
+
+
+def test_frames_that_a_video_has_no_more(footage, out, tmp_path):
     succeed("build", footage, "--tracks", tmp_path / "v.csv", "--out", out, *STRIPES)
-    refused = run("rebuild", out, "--extractor", "stripes", "--metric", "euclidean")
-    assert_refused(refused, code=2, text="build a new gallery from its videos or tracklets")
+    write_video(footage / "v.mp4", frames=15)
+    told = succeed("rebuild", out, *STRIPES, *OTHER, "--drop-missing")
+    assert "frames 15 and later ones are not there: it has 15, from 0 on" in told.stderr
+    assert {numbers_of(row)[-1] for row in rows_of(out)} == {7, 11}
+    (footage / "v.mp4").write_bytes(b"no video")
+    refused = run("rebuild", out, *STRIPES, "--metric", "cosine", "--drop-missing")
+    assert refused.exit_code == 1
+    assert "not a video that can be read" in refused.stderr
+    assert "not one of the pictures of its 4 items can be read" in refused.stderr
+
+
+def test_frames_that_say_nothing_are_as_pictures_that_are_not_there(out, tmp_path):
+    draw_track(tmp_path / "t" / "a", frames=range(6), seed=1)
+    succeed(
+        "build", tmp_path / "t", "--segment", 4, "--layout", "tracklets", "--out", out, *STRIPES
+    )
+    crops = read_crops(out, COLUMNS)
+    listed = listed_frames(crops)
+    assert listed.frames.num_rows == 6
+    assert np.diff(listed.offsets).tolist() == [4, 4]
+    wrong = crops.set_column(
+        crops.column_names.index("frames"),
+        "frames",
+        pa.array([["", None], None], crops["frames"].type),
+    )
+    listed = listed_frames(wrong)
+    assert listed.whole(listed.numbers[2:]).tolist() == [False, True]
+    assert sorted(with_pictures(located(listed.frames, {}))["source"].to_pylist()) == [
+        "a/f0004.png"
+    ]
+
+
+def test_frames_of_one_number_are_not_taken_for_each_other(out, tmp_path, monkeypatch):
+    draw_track(tmp_path / "t" / "a", frames=range(6), seed=1)
+    succeed(
+        "build", tmp_path / "t", "--segment", 4, "--layout", "tracklets", "--out", out, *STRIPES
+    )
+    monkeypatch.setattr(extractors.resegmenting, "_number", lambda text: len(text))
+    refused = run("rebuild", out, *STRIPES, *OTHER)
+    assert_refused(refused, code=1, text="two frames of the gallery happen to have the same number")
+    assert len(rows_of(out)) == 2
+
+
+def test_a_root_can_move(footage, out, tmp_path):
+    succeed("build", footage, "--tracks", tmp_path / "v.csv", "--out", out, *STRIPES)
     moved = tmp_path / "elsewhere"
     shutil.move(footage, moved)
-    succeed("rebuild", out, "--extractor", "stripes", "--root", moved)
+    succeed("rebuild", out, *STRIPES, "--root", moved)
     told = succeed("add", out, moved, "--tracks", tmp_path / "v.csv")
     assert "left out 40: in the gallery already" in told.stderr
+    again = tmp_path / "again"
+    shutil.move(moved, again)
+    succeed("rebuild", out, *STRIPES, *OTHER, "--root", again)
+    assert len(rows_of(out)) == 8
 
 
 # Real videos

@@ -218,7 +218,9 @@ def test_texts_of_frames(frame: Frame, text: str, of_video: bool) -> None:
     assert read_frame(text, of_video=of_video) == frame
 
 
-@pytest.mark.parametrize("text", ["", "v.mp4", "1", "1@", "@1", "1@2:3,4,5", "1@2:a,b,c,d"])
+@pytest.mark.parametrize(
+    "text", ["", "v.mp4", "1", "1@", "@1", "1@2:3,4,5", "1@2:a,b,c,d", "9" * 19 + "@1"]
+)
 def test_texts_that_are_no_frames(text: str) -> None:
     with pytest.raises(BadItems, match="is no frame"):
         read_frame(text, of_video=True)

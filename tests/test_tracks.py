@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reid_index.store.items import STANDARD
-from reid_index.store.tracks import COLUMNS, tracks_of
+from reid_index.store.tracks import COLUMNS, roots_by_row, tracks_of
 
 SOURCES = ["a/1.png", "a/2.png", "a//3.png", "b/a/1.png", "1.png", "/1.png", "//1.png", "/", "//"]
 SOURCES += ["", "a/", "a\nb/c\nd.png", "/a/ü/1.png", "/a/ü//", "./1.png", "/\n"]
@@ -75,3 +75,26 @@ def test_many_different_values_do_not_run_into_each_other() -> None:
     }
     twice = pa.concat_tables([pa.table(columns)] * 2)
     assert tracks_of(twice).tolist() == [*range(count), *range(count)]
+
+
+def test_paths_below_different_roots_are_different() -> None:
+    """And one path is one place, wherever its root ends."""
+    rows: list[dict[str, Any]] = [
+        {"video": video, "source": source, "camera": None, "track": track, "person": None}
+        for video, source, track in [
+            ("c1/a.mp4", "c1/a.mp4", "1"),
+            (None, "b/1.png", "1"),
+            (None, "b/2.png", None),
+            ("c1/a.mp4", "c1/a.mp4", "1"),
+            (None, "b/1.png", "1"),
+            ("a.mp4", "a.mp4", "1"),
+            ("c1/a.mp4", "c1/a.mp4", "1"),
+            (None, "1.png", "1"),
+        ]
+    ]
+    roots = roots_by_row(["/d1", "/d2", "/d1/c1", "/d1", "/d2/b"], [3, 2, 1, 1, 1])
+    assert roots.to_pylist() == ["/d1"] * 3 + ["/d2"] * 2 + ["/d1/c1", "/d1", "/d2/b"]
+    assert tracks_of(table(rows), roots).tolist() == [0, 1, 2, 3, 4, 0, 0, 4]
+    assert tracks_of(table(rows)).tolist() == [0, 1, 2, 0, 1, 3, 0, 4]
+    one = roots_by_row(["/d", "/d"], [3, 5])
+    assert tracks_of(table(rows), one).tolist() == tracks_of(table(rows)).tolist()

@@ -53,6 +53,17 @@ def test_a_table_has_a_line_for_each_candidate():
     ]
 
 
+def test_one_name_below_two_roots_is_told_apart():
+    some = [
+        candidate(1, winner(0, 0.5, 1, **OF_A_VIDEO | {"root": "/d1"}), video="a.mp4"),
+        candidate(2, winner(0, 0.5, 2, **OF_A_VIDEO | {"root": "/d2/"}), video="a.mp4"),
+        candidate(3, winner(0, 0.5, 3, root=""), track="1"),
+        candidate(4, video="b.mp4"),
+    ]
+    lines = table(result(*some)).splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["/d1/a.mp4", "/d2/a.mp4", "t", "b.mp4"]
+
+
 def test_jsonl_has_winners_with_spans_frames_and_attention():
     weights = [[[0.25, 0.75], None], [None], []]
     first, second, third = map(json.loads, jsonl(answer(), weights=weights).splitlines())
@@ -64,6 +75,7 @@ def test_jsonl_has_winners_with_spans_frames_and_attention():
     assert (first["start_s"], first["end_s"], first["similarity"]) == (65.04, 68.04, 0.75)
     best, other = first["winners"]
     assert (best["target"], best["similarity"], best["item"]) == (1, 0.75, 40)
+    assert (best["source"], best["root"]) == ("a.mp4", "/r")
     assert (best["start_s"], best["end_s"], best["frame_first"]) == (0.25, 3.25, 7)
     assert (best["frames"], best["attention"]) == (FRAMES, [0.25, 0.75])
     assert other["attention"] is None
@@ -76,6 +88,7 @@ def test_csv_has_a_row_for_each_candidate():
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     first = rows[0]
     assert (first["item"], first["source"], first["similarity"]) == ("40", "a.mp4", "0.75")
+    assert first["root"] == "/r"
     assert (json.loads(first["items"]), json.loads(first["similarities"])) == (
         [40, 41],
         [0.75, 0.5],

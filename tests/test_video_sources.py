@@ -187,7 +187,7 @@ def test_boxes_of_frames_that_are_not_there(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v.mp4", frames=10)
     source = find(video, tracks=write_boxes(tmp_path / "t.csv", frames=[8, 9, 10, 30]))
     assert [picture.frame for picture in source.pictures()] == [8, 9, None]
-    told = f"{video}: 4 boxes are of frame 10 and later ones, but it has 10 frames, from 0 on"
+    told = f"{video}: 4 boxes are of frame 10 or later, but it has 10 frames, from 0 on"
     assert faults(source) == [(told, 4)]
     skipped: list[str] = []
     taken = run(source, MeanColour(), tmp_path / "out", on_skip=lambda e: skipped.append(str(e)))
@@ -249,6 +249,23 @@ def test_a_cut_video_is_used_as_far_as_it_goes_and_told(tmp_path: Path) -> None:
     assert taken.skipped == 0
     assert len(skipped) == 1
     assert "cut off or damaged" in skipped[0]
+
+
+def test_damage_before_the_last_box_is_told(tmp_path: Path) -> None:
+    """Frames that are lost shift the numbers of all that follow."""
+    faststart = {"movflags": "faststart"}
+    video = write_video(tmp_path / "v.mp4", frames=60, container_options=faststart)
+    data = bytearray(video.read_bytes())
+    middle = (data.index(b"mdat") + len(data)) // 2
+    data[middle : middle + 600] = b"\xff" * 600
+    video.write_bytes(data)
+    boxes = write_boxes(tmp_path / "t.csv", frames=range(45))
+    [(told, count)] = faults(find(video, tracks=boxes))
+    assert "cut off or damaged: 45 frames could be decoded, with damage in " in told
+    assert "boxes behind the damage may be of other frames" in told
+    assert count == 0
+    write_boxes(boxes, frames=range(5))
+    assert faults(find(video, tracks=boxes)) == []
 
 
 def test_doubles_are_told_and_counted(tmp_path: Path) -> None:

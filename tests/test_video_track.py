@@ -154,7 +154,7 @@ def test_tracks_of_a_raw_video(tmp_path: Path, detector: Path) -> None:
     assert tuple(lines[0]) == COLUMNS
     assert {tuple(line[:2]) for line in lines[1:]} == {("cam4.mp4", "4")}
     assert (done.videos, done.tracks, done.boxes) == (1, 2, len(lines) - 1)
-    boxes = read_tracks(tmp_path / "t.csv", videos=["cam4.mp4"]).boxes["cam4.mp4"]
+    boxes = read_tracks(tmp_path / "t.csv", videos=["cam4.mp4"], root=tmp_path).boxes["cam4.mp4"]
     assert boxes.frame.max() == 29
     figures: dict[str | None, set[int]] = {}
     for frame, box, track in zip(boxes.frame.tolist(), boxes.box, boxes.track, strict=True):
@@ -173,7 +173,7 @@ def test_frames_that_are_not_looked_at_and_tracks_that_are_too_short(
 ) -> None:
     video = write_video(tmp_path / "v.mp4")
     write_tracks([video], detector=detector, out=tmp_path / "t.csv", every=3)
-    boxes = read_tracks(tmp_path / "t.csv", videos=["v.mp4"]).boxes["v.mp4"]
+    boxes = read_tracks(tmp_path / "t.csv", videos=["v.mp4"], root=tmp_path).boxes["v.mp4"]
     assert set((boxes.frame % 3).tolist()) == {0}
     none = write_tracks([video], detector=detector, out=tmp_path / "t.csv", every=3, least=11)
     assert (none.tracks, none.boxes) == (0, 0)
@@ -257,8 +257,10 @@ def test_the_people_of_the_real_video(tmp_path: Path) -> None:
     out = tmp_path / "t.csv"
     write_tracks([VIDEO], detector=DETECTOR, out=out, every=4)
     names = [VIDEO.name]
-    found = read_tracks(out, videos=names).boxes[VIDEO.name]
-    right = read_tracks(VIDEO.with_suffix(".tracks.csv"), videos=names).boxes[VIDEO.name]
+    found = read_tracks(out, videos=names, root=tmp_path).boxes[VIDEO.name]
+    right = read_tracks(VIDEO.with_suffix(".tracks.csv"), videos=names, root=tmp_path).boxes[
+        VIDEO.name
+    ]
     places = dict(found.frames())
     pairs: dict[str | None, list[str | None]] = {}
     for frame, expected in right.frames():

@@ -25,7 +25,7 @@ def rows(boxes: TrackBoxes) -> list[Row]:
 def read(path: Path, text: str, *videos: str) -> Tracks:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    return read_tracks(path, videos=videos or ("v.mp4",))
+    return read_tracks(path, videos=videos or ("v.mp4",), root=path.parent)
 
 
 EXPECTED: list[Row] = [
@@ -72,7 +72,7 @@ def test_parquet(tmp_path: Path) -> None:
     }
     columns |= {name: [box[at] for *_, box in EXPECTED] for at, name in enumerate("xywh")}
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    boxes = read_tracks(tmp_path / "t.parquet", videos=["v.mp4"]).boxes["v.mp4"]
+    boxes = read_tracks(tmp_path / "t.parquet", videos=["v.mp4"], root=tmp_path).boxes["v.mp4"]
     assert rows(boxes) == EXPECTED
     assert list(boxes.camera) == [1, None, 2]
 
@@ -113,6 +113,18 @@ def test_videos_are_named_by_path_end_or_stem(tmp_path: Path) -> None:
     assert (found.left_out, found.notes) == ({}, ())
 
 
+def test_boxes_of_many_cameras_do_for_the_folder_of_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "video,frame,x,y,w,h\n"
+        + "".join(f"{name},{frame},1,1,5,5\n" for frame, name in enumerate(["c1/a.mp4", "c2/a"]))
+        + f"{tmp_path}/c2/a.mp4,7,1,1,5,5\n"
+    )
+    found = read_tracks(tmp_path / "t.csv", videos=["a.mp4"], root=tmp_path / "c2")
+    assert found.boxes["a.mp4"].frame.tolist() == [1, 7]
+    [(reason, count)] = found.left_out.items()
+    assert ("c1/a.mp4" in reason, count) == (True, 1)
+
+
 def test_unknown_and_ambiguous_videos_are_left_out_and_told(tmp_path: Path) -> None:
     text = "video,frame,x,y,w,h\nx.mp4,0,1,1,5,5\nx.mp4,1,1,1,5,5\na.mp4,0,1,1,5,5\nb,0,1,1,5,5\n"
     path = tmp_path / "t.csv"
@@ -138,7 +150,7 @@ def test_a_folder_has_files_called_as_the_videos(tmp_path: Path) -> None:
     read(folder / "more.csv", "video,frame,x,y,w,h\nc1/b.mp4,7,1,1,5,5\n")
     read(folder / "z.csv", "frame,x,y,w,h\n3,1,1,5,5\n")
     (folder / "readme.md").write_text("boxes")
-    found = read_tracks(folder, videos=["a.mp4", "c1/b.mp4", "c2/b.mp4"])
+    found = read_tracks(folder, videos=["a.mp4", "c1/b.mp4", "c2/b.mp4"], root=tmp_path)
     frames = {name: boxes.frame.tolist() for name, boxes in found.boxes.items()}
     assert frames == {"a.mp4": [0], "c1/b.mp4": [7], "c2/b.mp4": [3]}
     [(reason, count)] = found.left_out.items()
@@ -185,17 +197,24 @@ def test_two_files_that_claim_one_track(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     read(folder / "v.csv", "frame,track,x,y,w,h\n0,1,1,1,5,5\n2,1,1,1,5,5\n")
     read(folder / "v.txt", "2,1,9,1,5,5\n2,2,9,1,5,5\n")
-    boxes = read_tracks(folder, videos=["v.mp4"]).boxes["v.mp4"]
+    boxes = read_tracks(folder, videos=["v.mp4"], root=tmp_path).boxes["v.mp4"]
     assert [row[:2] for row in rows(boxes)] == [(0, "1"), (1, "2"), (2, "1")]
     told = f"v.mp4: track 1 is in {folder / 'v.csv'} and in {folder / 'v.txt'}; the former is used"
     assert boxes.refused == ((told, 1),)
+
+
+def test_order_is_of_the_file_that_is_used(tmp_path: Path) -> None:
+    text = "frame,track,x,y,w,h\n0,1,1,1,5,5\n2,1,1,1,5,5\n"
+    read(tmp_path / "t" / "v.csv", text)
+    read(tmp_path / "t" / "v.tracks.csv", text)
+    assert read_tracks(tmp_path / "t", videos=["v.mp4"], root=tmp_path).notes == ()
 
 
 def test_one_bad_file_of_a_folder_is_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     read(folder / "b.csv", "frame,track,x,y,w,h\n0,1,1,1,5,5\n")
     (folder / "a.csv").write_text("frame,track,x,y,w,h\n0,1,1,1,5,5\n1,1,here,1,5,5\n")
-    found = read_tracks(folder, videos=["a.mp4", "b.mp4"])
+    found = read_tracks(folder, videos=["a.mp4", "b.mp4"], root=tmp_path)
     assert len(found.boxes["b.mp4"].frame) == 1
     assert len(found.boxes["a.mp4"].frame) == 0
     assert found.faults == (f"{folder / 'a.csv'}, line 3: x is 'here'; give a finite number",)
@@ -229,22 +248,22 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     path.write_bytes(b"PAR1 and nothing")
     with pytest.raises(BadSource, match="cannot be read as Parquet"):
-        read_tracks(path, videos=["v.mp4"])
+        read_tracks(path, videos=["v.mp4"], root=tmp_path)
     pq.write_table(pa.table({"frame": [0, None]} | {key: [1, 1] for key in "xywh"}), path)
     with pytest.raises(BadSource, match=r"row 2: frame is ''"):
-        read_tracks(path, videos=["v.mp4"])
+        read_tracks(path, videos=["v.mp4"], root=tmp_path)
 
 
 def test_a_folder_without_tracks(tmp_path: Path) -> None:
     with pytest.raises(BadSource, match="there is no file of tracks in it"):
-        read_tracks(tmp_path, videos=["v.mp4"])
+        read_tracks(tmp_path, videos=["v.mp4"], root=tmp_path)
 
 
 def test_the_real_file() -> None:
     path = DATA / "one-by-one-person-detection.tracks.csv"
     if not path.exists():
         pytest.skip("the research data are not at ../shared")
-    found = read_tracks(path, videos=["one-by-one-person-detection.mp4"])
+    found = read_tracks(path, videos=["one-by-one-person-detection.mp4"], root=DATA)
     [boxes] = found.boxes.values()
     assert (len(boxes.frame), len(set(boxes.track)), found.left_out) == (503, 6, {})
     assert set(boxes.camera) == {1}

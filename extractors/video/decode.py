@@ -3,7 +3,7 @@
 Frames are decoded in order, one at a time; only those whose image is asked for become RGB.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -116,13 +116,14 @@ def probe_video(path: Path, *, root: Path | None = None) -> Video:
 
 def read_frames(
     path: Path, *, tell: Callable[[UnreadableVideo], None] = lambda _fault: None
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Every frame that can be decoded, in order; a few are held at a time.
 
     seconds are the file's own presentation times, counted from where its stream begins. A frame
     whose time is missing or not after its predecessor's comes 1 / rate after that.
     tell: told at the end what was amiss: damage, an end before the claimed one, times that do not
-    rise. Raises UnreadableVideo as `probe_video`, and at the end where there was no frame at all.
+    rise; and, where it is closed before the end, of damage up to there. Raises UnreadableVideo as
+    `probe_video`, and at the end where there was no frame at all.
     """
     with _opened(path) as (container, stream):
         damage, matrices = _Damage(), _Matrices()
@@ -131,39 +132,52 @@ def read_frames(
         begin = stream.start_time or 0
         number, last = 0, -step
         backwards = first = 0
-        for decoded in _decoded(container, stream, damage):
-            pts = decoded.pts
-            seconds = last + step
-            if pts is not None:
-                seconds = (pts - begin) * base.numerator / base.denominator
-            if number and seconds <= last:
-                backwards += 1
-                first = number if backwards == 1 else first
+        ends = ""
+        try:
+            for decoded in _decoded(container, stream, damage):
+                pts = decoded.pts
                 seconds = last + step
-            last = seconds
-            yield Frame(number, seconds, decoded, matrices.of(decoded))
-            number += 1
-        if not number:
-            raise UnreadableVideo(f"{path}: not one frame can be decoded; it is empty or damaged")
-        if backwards:
-            tell(
-                UnreadableVideo(
-                    f"{path}: {backwards:,} of {number:,} frames are out of order, frame {first} "
-                    "first: they are timed no later than the one before; each follows it at the "
-                    "average rate"
+                if pts is not None:
+                    seconds = (pts - begin) * base.numerator / base.denominator
+                if number and seconds <= last:
+                    backwards += 1
+                    first = number if backwards == 1 else first
+                    seconds = last + step
+                last = seconds
+                yield Frame(number, seconds, decoded, matrices.of(decoded))
+                number += 1
+            if not number:
+                raise UnreadableVideo(
+                    f"{path}: not one frame can be decoded; it is empty or damaged"
                 )
-            )
-        claimed = _claimed_seconds(container, stream)
-        short = claimed is not None and claimed - (last + step) > _SHORT * step
-        if damage.places or short:
-            ends = f", and end at {last + step:.2f} s of {claimed:.2f} s" if short else ""
-            broken = f", with damage in {damage.places:,} places" if damage.places else ""
-            tell(
-                UnreadableVideo(
-                    f"{path}: cut off or damaged: {number:,} frames could be decoded{broken}"
-                    f"{ends}; they are used"
+            claimed = _claimed_seconds(container, stream)
+            if claimed is not None and claimed - (last + step) > _SHORT * step:
+                ends = f", and end at {last + step:.2f} s of {claimed:.2f} s"
+        except GeneratorExit:
+            number += 1  # the frame that was the last to be asked for
+            raise
+        finally:
+            if backwards:
+                tell(
+                    UnreadableVideo(
+                        f"{path}: {backwards:,} of {number:,} frames are out of order, frame "
+                        f"{first} first: they are timed no later than the one before; each follows "
+                        "it at the average rate"
+                    )
                 )
-            )
+            if number and (damage.places or ends):
+                tell(UnreadableVideo(_of_damage(path, number, damage.places, ends)))
+
+
+def _of_damage(path: Path, frames: int, places: int, ends: str) -> str:
+    line = f"{path}: cut off or damaged: {frames:,} frames could be decoded"
+    if not places:
+        return f"{line}{ends}; they are used"
+    where = "1 place" if places == 1 else f"{places:,} places"
+    return (
+        f"{line}, with damage in {where}{ends}; they are used, numbered as they come, so boxes "
+        "behind the damage may be of other frames"
+    )
 
 
 def read_frames_at(path: Path, wanted: Sequence[tuple[int, float]]) -> list[Crop | None]:

@@ -80,7 +80,7 @@ def find_videos(
     files, root = video_files(paths)
     names = [file.relative_to(root).as_posix() for file in files]
     facts, notes = read_facts(videos, names, root=root)
-    found = None if tracks is None else read_tracks(tracks, videos=names)
+    found = None if tracks is None else read_tracks(tracks, videos=names, root=root)
     walks = [
         _Walk(
             path=file,
@@ -234,20 +234,24 @@ class _Walk:
         number, places = next(wanted, (-1, range(0)))
         faults: list[UnreadableVideo] = []
         frames = 0
-        for frame in read_frames(self.path, tell=faults.append):
+        decoded = read_frames(self.path, tell=faults.append)
+        for frame in decoded:
             if frame.number == number:
                 people = tuple(self._person(video, frame, boxes, at) for at in places)
                 yield self._picture(video, frame, people)
                 number, places = next(wanted, (-1, range(0)))
             frames = frame.number + 1
             if number < 0:
-                return  # what follows is nobody's
+                decoded.close()  # what follows is nobody's
         for fault in faults:
             yield self._fault(fault, 0)
+        if number < 0:
+            return
         rest = len(boxes.frame) - places.start
+        are = "1 box is" if rest == 1 else f"{rest:,} boxes are"
         yield self._fault(
             UnreadableVideo(
-                f"{self.path}: {rest:,} boxes are of frame {number} and later ones, but it has "
+                f"{self.path}: {are} of frame {number} or later, but it has "
                 f"{frames:,} frames, from 0 on"
             ),
             rest,

@@ -88,11 +88,11 @@ class Tracks:
     faults: tuple[str, ...] = ()
 
 
-def read_tracks(path: Path, *, videos: Sequence[str]) -> Tracks:
+def read_tracks(path: Path, *, videos: Sequence[str], root: Path) -> Tracks:
     """The boxes that a file of tracks, or a folder of such files, has for the videos.
 
-    videos: paths relative to one root, with "/". A box's video is named by its path, by the end of
-    it, or by that without its suffix, as far as only one is meant.
+    videos: paths relative to root, with "/". A box's video is named by its path, by the end of it,
+    or by that without its suffix, as far as only one is meant; the folders above root may be in it.
 
     MOTChallenge text, read as `extractors.boxes.read_boxes` does (frames and coordinates count from
     1 there), and files without a column `video` belong to the video of their own name: in a folder
@@ -107,7 +107,7 @@ def read_tracks(path: Path, *, videos: Sequence[str]) -> Tracks:
     a file that cannot be read as said, a number that is none or not finite; of several files in a
     folder such a one is left out.
     """
-    reading = _Reading(videos)
+    reading = _Reading(videos, root)
     if path.is_dir():
         files = [
             Path(folder, name)
@@ -146,8 +146,8 @@ class _Gathered:
 class _Reading:
     """What has been read so far of one or several files."""
 
-    def __init__(self, videos: Sequence[str]) -> None:
-        self._names = VideoNames(videos)
+    def __init__(self, videos: Sequence[str], root: Path) -> None:
+        self._names = VideoNames(videos, root=root)
         self._videos = videos
         self._gathered: dict[str, _Gathered] = {}
         self._left_out: Counter[str] = Counter()
@@ -304,7 +304,6 @@ class _Reading:
             [-1 if name is None else names.setdefault(name, len(names)) for name in one.track],
             np.int64,
         )
-        self._note_order(video, frame, code, list(names))
         keep = ~np.isin(file, list(self._faults))
         refused: Counter[str] = Counter()
         named = keep & (code >= 0)
@@ -316,6 +315,7 @@ class _Reading:
                 f"track {one.track[at]} is in {self._files[first[code[at]]]} and in "
                 f"{self._files[file[at]]}; the former is used"
             ] += 1
+        self._note_order(video, frame[keep], code[keep], list(names))
         self._drop_doubles(frame, code, np.array(one.score), keep, one.track, refused)
         order = np.argsort(frame, kind="stable")
         order = order[keep[order]]
@@ -339,7 +339,8 @@ class _Reading:
         back = (np.diff(frame[by_track]) < 0) & (np.diff(code[by_track]) == 0)
         wrong = sorted(set(code[by_track][1:][back].tolist()) - {-1})
         if wrong:
-            more = f" and of {len(wrong) - 1:,} more tracks" if len(wrong) > 1 else ""
+            rest = len(wrong) - 1
+            more = f" and of {rest:,} more {'track' if rest == 1 else 'tracks'}" if rest else ""
             self._notes.append(
                 f"{video}: the frames of track {names[wrong[0]]}{more} were out of order; they are "
                 "sorted"
@@ -372,13 +373,18 @@ class _Reading:
 
 
 class VideoNames:
-    """Videos by their paths, by the ends of these, and by both without suffix."""
+    """Videos by their paths, by the ends of these, and by both without suffix.
 
-    def __init__(self, videos: Sequence[str]) -> None:
+    videos: relative to root, whose own folders may be in a name: boxes of all cameras do for one of
+    them.
+    """
+
+    def __init__(self, videos: Sequence[str], *, root: Path) -> None:
         self._known: dict[str, str | None] = {}
         exact = dict.fromkeys(videos)
+        above = PurePosixPath(root.absolute().as_posix())
         for video in videos:
-            path = PurePosixPath(video)
+            path = above / video
             for start in range(len(path.parts)):
                 end = PurePosixPath(*path.parts[start:])
                 for name in (str(end), str(end.with_suffix(""))):

@@ -36,7 +36,7 @@ def read_facts(
     given: dict[str, Mapping[str, Any]] = {}
     unknown: list[str] = []
     if path is not None:
-        known = VideoNames(names)
+        known = VideoNames(names, root=root)
         for row in read_items(path).select(["video", "camera", "start"]).to_pylist():
             if not row["video"]:
                 raise BadSource(f"{path}: a row names no video; fill the column `video`")

@@ -28,15 +28,16 @@ SHORTLIST = 1000
 
 
 class Tracks:
-    """The candidates of one generation: the stored rows of each track."""
+    """The candidates of one generation: the stored rows of each track. roots: by row."""
 
-    def __init__(self, items: pa.Table) -> None:
+    def __init__(self, items: pa.Table, roots: pa.DictionaryArray) -> None:
         self._items = items
+        self._roots = roots
 
     @cached_property
     def codes(self) -> NDArray[np.int64]:
         """Each stored row's candidate, by number."""
-        return tracks_of(self._items.select(COLUMNS))
+        return tracks_of(self._items.select(COLUMNS), self._roots)
 
     @cached_property
     def all(self) -> Groups:
