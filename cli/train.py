@@ -170,6 +170,9 @@ def command(
     if training.plan.system in OF_SEGMENTS:
         tracks = tracks_of(labelled)
         click.echo(f"{counted(len(tracks.crops), 'track')}", err=True)
+        if training.views:
+            views = counted(training.views, "view")
+            click.echo(f"first, {views} of each crop are embedded, once", err=True)
     state = out.with_name(f"{out.name}.state")
     with (
         without_denormals(),

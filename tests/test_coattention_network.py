@@ -494,7 +494,8 @@ def test_from_the_command_line_a_model_comes_of_it(place: Path, monkeypatch) -> 
     assert (extractor.dim, extractor.segments.dim) == (16, 8)
     assert extractor.segments.matcher is not None
     words = f"train tracks.csv --out n.safetensors {SMALL} --init m.safetensors --freeze 2"
-    succeed(*words.split())
+    said = succeed(*words.split()).stderr
+    assert "\nfirst, 2 views of each crop are embedded, once\n" in said
     one, two = (read_model(place / f"{n}.safetensors").system.state_dict() for n in "mn")
     kept = {name: torch.equal(one[name], two[name]) for name in one if "classifier" not in name}
     assert {name for name in kept if name.startswith(OF_FRAMES)} <= {
