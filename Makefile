@@ -10,7 +10,7 @@ demo: .venv/for-demo
 	$(BIN)/reid demo --out demo
 
 test: .venv/for-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/for-test
 	$(BIN)/ruff check .

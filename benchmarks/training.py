@@ -110,6 +110,7 @@ def speed(
         crops.classes,
         state=None,
         device=_CPU,
+        tracks=None,
         also={},
         start=lambda _system: None,
     )

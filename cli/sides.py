@@ -94,12 +94,16 @@ class Side:
         return replace(self, matcher=None, parts=(), frames=())
 
     @property
+    def folders(self) -> pa.DictionaryArray:
+        """`roots`, as `tracks_of` wants them."""
+        return pa.array(self.roots, pa.string()).dictionary_encode()
+
+    @property
     def by_track(self) -> "Side":
         """The same with a row for each tracklet: that of its item with the smallest id."""
         ids = self.items["item"]
         order = np.arange(len(ids)) if ids.null_count else np.argsort(ids.to_numpy())
-        roots = pa.array(self.roots, pa.string()).dictionary_encode()
-        codes = tracks_of(self.items.select(COLUMNS), roots)
+        codes = tracks_of(self.items.select(COLUMNS), self.folders)
         firsts = order[np.unique(codes[order], return_index=True)[1]]
         return replace(
             self,
@@ -287,12 +291,12 @@ def recipe_of(gallery: Gallery, *, weights: Path | None, device: str) -> "Extrac
 
 def pooled(side: Side) -> Side:
     """One row for each tracklet, without parts; see `pool_tracklets`."""
-    vectors, items = pool_tracklets(side.matrix(np.arange(side.items.num_rows)), side.items)
+    rows = np.arange(side.items.num_rows)
+    vectors, items = pool_tracklets(side.matrix(rows), side.items, roots=side.folders)
     if side.metric is Metric.COSINE:
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         vectors = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
-    first = dict(zip(reversed(side.items["source"].to_pylist()), reversed(side.roots), strict=True))
-    roots = np.array([first[source] for source in items["source"].to_pylist()], object)
+    roots = side.roots[np.unique(tracks_of(side.items, side.folders), return_index=True)[1]]
     return replace(side.by_vectors, blocks=[vectors], items=items, roots=roots, gallery=None)
 
 

@@ -17,13 +17,16 @@ _PIECE = 4096
 
 
 def pool_tracklets(
-    vectors: NDArray[np.floating[Any]], items: pa.Table
+    vectors: NDArray[np.floating[Any]],
+    items: pa.Table,
+    *,
+    roots: pa.DictionaryArray | None = None,
 ) -> tuple[NDArray[np.float32], pa.Table]:
     """One vector for each tracklet, and its items.
 
     vectors: (n, D). items: n rows of standard columns (`reid_index.store.items`) and any others.
-    Which rows are one tracklet `reid_index.store.tracks.tracks_of` says; a row without a track
-    stays alone.
+    Which rows are one tracklet `reid_index.store.tracks.tracks_of` says, with their roots; a row
+    without a track stays alone.
 
     Returns float32 (t, D), the mean of the rows' vectors, each scaled to length 1 first, summed in
     double precision, so that every frame counts alike; the mean itself is not scaled. Averaging
@@ -38,7 +41,7 @@ def pool_tracklets(
         raise DimensionMismatch(
             f"{items.num_rows} items need as many rows of vectors, these are {vectors.shape}"
         )
-    codes = tracks_of(items)
+    codes = tracks_of(items, roots)
     firsts = np.unique(codes, return_index=True)[1]
     sums = np.zeros((len(firsts), vectors.shape[1]), np.float64)
     for start in range(0, len(vectors), _PIECE):

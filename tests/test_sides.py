@@ -237,29 +237,41 @@ def test_pictures_cannot_be_embedded_like_vectors_made_elsewhere(make_gallery):
 def pooled(metric):
     whole = side("a/1", "b/1", "a/2", "a/3", camera=[1] * 4, track=["t", "t", "t", None])
     vectors = np.array([[3, 0], [0, 2], [0, 5], [0, 7]], np.float32)
-    return sides.pooled(Side(**(vars(whole) | {"blocks": [vectors], "metric": metric})))
+    given = {"blocks": [vectors], "metric": metric, "roots": roots_of("r", "s", "r", "t")}
+    return sides.pooled(Side(**(vars(whole) | given)))
+
+
+def roots_of(*names):
+    return np.array(names, object)
 
 
 def test_tracklets_are_pooled_and_of_length_1_for_cosine():
     means = np.array([[0.5, 0.5], [0, 1], [0, 1]])
     found = pooled(Metric.EUCLIDEAN)
     np.testing.assert_allclose(found.matrix(np.arange(3)), means, atol=1e-7)
-    assert (rows_of(found), found.roots.tolist()) == ([0, 1, 3], ["r0", "r1", "r3"])
+    assert (rows_of(found), found.roots.tolist()) == ([0, 1, 3], ["r", "s", "t"])
     assert found.gallery is None
     found = pooled(Metric.COSINE).matrix(np.arange(3))
     np.testing.assert_allclose(found, means / [[0.5**0.5], [1], [1]], atol=1e-7)
 
 
+def test_tracklets_of_one_name_below_two_roots_are_two():
+    two = side("a/1", "a/2", camera=[1] * 2, track=["t"] * 2)
+    two = Side(**(vars(two) | {"blocks": [np.ones((2, 2), np.float32)]}))
+    assert sides.pooled(two).roots.tolist() == two.by_track.roots.tolist() == ["r0", "r1"]
+
+
 def test_rows_by_track_have_the_item_with_the_smallest_id():
     whole = side("a/1", "b/1", "a/2", "a/3", camera=[1] * 4, track=["t", "t", "t", None])
     items = whole.items.set_column(0, "item", pa.array([9, 8, 3, 5]))
-    found = Side(**(vars(whole) | {"items": items})).by_track
+    roots = roots_of("r", "s", "r", "t")
+    found = Side(**(vars(whole) | {"items": items, "roots": roots})).by_track
     assert found.items["item"].to_pylist() == [3, 8, 5]
-    assert found.roots.tolist() == ["r2", "r1", "r3"]
+    assert found.roots.tolist() == ["r", "s", "t"]
     assert [found.tracks.rows_of(track).tolist() for track in range(3)] == [[0, 2], [1], [3]]
     some = found.take(np.array([2, 0]))
     assert some.items["item"].to_pylist() == [5, 3]
-    assert some.roots.tolist() == ["r3", "r2"]
+    assert some.roots.tolist() == ["t", "r"]
     assert [some.tracks.rows_of(track).tolist() for track in range(2)] == [[3], [0, 2]]
     # What segments have stays where it is.
     assert some.matrix(np.arange(4))[:, 0].tolist() == [0, 1, 2, 3]
