@@ -258,6 +258,7 @@ def test_tracklets_are_pooled_and_of_length_1_for_cosine():
 def test_tracklets_of_one_name_below_two_roots_are_two():
     two = side("a/1", "a/2", camera=[1] * 2, track=["t"] * 2)
     two = Side(**(vars(two) | {"blocks": [np.ones((2, 2), np.float32)]}))
+    assert sides.pooled(two).items.num_rows == 2
     assert sides.pooled(two).roots.tolist() == two.by_track.roots.tolist() == ["r0", "r1"]
 
 
