@@ -169,6 +169,11 @@ def test_segments_are_encoded_each_for_itself() -> None:
     for i, (first, stop) in enumerate([(0, 3), (3, 4), (4, 12)]):
         alone = encoder.encode(frames[first:stop], np.array([0, stop - first]))
         np.testing.assert_array_equal(alone.global_[0], found.global_[i])
+        with torch.inference_mode():
+            index, key, value = system.asked(torch.from_numpy(frames[first:stop])[None])
+        np.testing.assert_allclose(found.index[i], index[0], atol=1e-5)
+        np.testing.assert_allclose(found.key[first:stop], key[0], atol=1e-5)
+        np.testing.assert_allclose(found.value[first:stop], value[0], atol=1e-5)
         heat = found.key[first:stop] @ found.index[i]
         shares = np.exp(heat) / np.exp(heat).sum()
         np.testing.assert_allclose(found.global_[i], shares @ found.value[first:stop], atol=1e-4)
@@ -366,9 +371,14 @@ def test_frames_are_bots() -> None:
     x = torch.randn(3, 3, 64, 32)
     with torch.inference_mode():
         torch.testing.assert_close(system.embed(x), bot.eval().embed(x))
+    vectors = torch.randn(50, 16)
+    before = system.value.weight.clone()
+    system.settle(vectors)
+    assert not torch.equal(system.value.weight, before)
     other = made()
     torch.nn.init.zeros_(other.pair.bias)
     other.begin(system.state_dict(), path=Path("m"))
+    other.settle(vectors.flip(1))
     for name, one in system.state_dict().items():
         if not name.startswith("classifier."):
             torch.testing.assert_close(other.state_dict()[name], one)
@@ -393,7 +403,10 @@ def test_what_is_the_same_is_learnt_from_crops_and_from_frozen_vectors(views: in
     told = []
     begun = {}
 
+    systems = []
+
     def start(system) -> None:
+        systems.append(system)
         begun.update({n: one.clone() for n, one in system.state_dict().items()})
 
     def after(epoch, _system):
@@ -412,6 +425,24 @@ def test_what_is_the_same_is_learnt_from_crops_and_from_frozen_vectors(views: in
         if name.startswith(OF_FRAMES)
     ]
     assert all(kept) if views else not any(kept[:3])
+    learning = [name for name, one in systems[0].named_parameters() if one.requires_grad]
+    assert any(name.startswith(OF_FRAMES) for name in learning) is not bool(views)
+
+
+@pytest.mark.parametrize("views", [0, 1])
+def test_a_training_begins_with_values_that_keep_distances(views: int) -> None:
+    crops, classes, some = tracks()
+    training = small(plan=PLAN, frames=2, views=views, epochs=1, rate=1e-12)
+    begun = []
+
+    def start(system) -> None:
+        begun.append(system.value.weight.detach().clone())
+
+    done = train(training, crops, classes, state=None, device=CPU, tracks=some, start=start)
+    assert isinstance(done.system, CoAttention)
+    weight = done.system.value.weight.detach()
+    torch.testing.assert_close(weight @ weight.T, torch.eye(8), rtol=0, atol=1e-4)
+    assert not torch.allclose(weight, begun[0], atol=0.05)
 
 
 def test_the_same_seed_gives_the_same_network_and_an_interrupted_one_goes_on(
