@@ -20,7 +20,8 @@ from .rerank_options import make_reranking, refuse_given, rerank_options
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .judge import Judged, Question
+    from .judge import Judged
+    from .question import Question
 
 _TOLD = 30
 """Queries without a match that are named one by one."""
@@ -148,7 +149,7 @@ def _question(
 ) -> "Question":
     from reid_index.evaluation.fusion import Fusion
 
-    from .judge import Question
+    from .question import Question
 
     names = ("card", "input_size", "color_order", "scale", "mean", "std", "interpolation")
     if options["rerank"] is None:

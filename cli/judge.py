@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
 from reid_index.evaluation.aligned_scores import AlignedScores
 from reid_index.evaluation.evaluate import Evaluation, evaluate
-from reid_index.evaluation.fusion import FusedScores, Fusion
+from reid_index.evaluation.fusion import FusedScores
 from reid_index.evaluation.protocol import Labelled, get_protocol, label
 from reid_index.evaluation.scores import MatrixScores, Scores, VectorScores
 from reid_index.matcher import told
@@ -32,41 +32,11 @@ from .judge_tracks import (
     refuse_without_tracks,
     vector_scores,
 )
+from .question import Question
 from .sides import Side
 
 if TYPE_CHECKING:
     from extractors.extractor import Extractor
-    from extractors.preprocess import Preprocess, Size
-    from extractors.weighting import Weighting
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is to be evaluated, as `reid evaluate` takes it; see its options."""
-
-    gallery: Path
-    queries: Path
-    protocol: str = "market1501"
-    split: Path | None = None
-    split_number: int = 0
-    extractor: str | None = None
-    weights: Path | None = None
-    preprocess: "Preprocess | Size | None" = None
-    weighting: "Weighting | None" = None
-    device: str = "cpu"
-    rerank: str | None = None
-    reranking: Reranking = field(default_factory=Reranking)
-    ap_rule: str | None = None
-    unanswerable: str | None = None
-    at: int | None = None
-    unlabelled: str = "refuse"
-    global_only: bool = False
-    others: tuple[tuple[Path, Path], ...] = ()
-    fusion: Fusion = field(default_factory=lambda: Fusion(method="rrf"))
-    aggregate: str | None = None
-    proportion: float | None = None
-    segment: int | None = None
-    stride: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Evaluating tracklets by their segments: what the options ask for, and the scores of it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +15,16 @@ from reid_index.search.coattention import FramePairs, own_codes
 from reid_index.search.pairs import Pairs, VectorPairs
 
 from .candidate_options import Aggregate, parse_aggregate
+from .question import Question
 from .sides import Side
 from .sources import gallery_cut
-
-if TYPE_CHECKING:
-    from .judge import Question
 
 DEFAULT = "mean"
 """Of the best pairs. Sums grow with a tracklet's segments, and an evaluation has one order for
 tracklets of all lengths."""
 
 
-def asked_aggregate(question: "Question") -> Aggregate:
+def asked_aggregate(question: Question) -> Aggregate:
     """How the pairs of two tracklets become a score. Raises UsageError."""
     said = parse_aggregate(question.aggregate, question.proportion, default=DEFAULT)
     if said.above is not None and said.above < 0:
@@ -38,7 +35,7 @@ def asked_aggregate(question: "Question") -> Aggregate:
     return said
 
 
-def asked_cut(question: "Question", stored: Sequence[Side]) -> Cut:
+def asked_cut(question: Question, stored: Sequence[Side]) -> Cut:
     """How the tracklets of a dataset folder are cut: as the options say, or as the other side, if
     that is a gallery of segments, or by 8 and 4. Raises UsageError."""
     length, stride = question.segment, question.stride
@@ -53,7 +50,7 @@ def asked_cut(question: "Question", stored: Sequence[Side]) -> Cut:
         raise UsageError(f"--segment, --stride: {error}") from None
 
 
-def refuse_without_tracks(question: "Question") -> None:
+def refuse_without_tracks(question: Question) -> None:
     """Raise UsageError where options are of segments, and no side is."""
     for name in ("proportion", "segment", "stride"):
         if getattr(question, name) is not None:
@@ -62,7 +59,7 @@ def refuse_without_tracks(question: "Question") -> None:
             )
 
 
-def refuse_with_tracks(question: "Question", stored: Sequence[Side], *, folders: bool) -> None:
+def refuse_with_tracks(question: Question, stored: Sequence[Side], *, folders: bool) -> None:
     """Raise UsageError where something is asked that has no answer for tracklets of segments.
 
     stored: the sides that are galleries or shards. folders: whether a side is a dataset folder,
