@@ -284,7 +284,7 @@ def _cut(segment: int | None, stride: int | None, *, kind: "Kind") -> "Cut | Non
         return None
     length = segment or LENGTH
     try:
-        return Cut(length, stride or max(1, length // 2))
+        return Cut.of(length, stride)
     except UsageError as error:
         raise UsageError(f"--stride {stride}: {error}") from None
 

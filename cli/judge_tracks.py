@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.segmenting import Cut
-from extractors.segments import LENGTH, STRIDE
 from reid_index import Metric
 from reid_index.errors import DimensionMismatch, UsageError
 from reid_index.evaluation.video_scores import PairsOf, VideoScores
@@ -40,12 +39,12 @@ def asked_cut(question: Question, stored: Sequence[Side]) -> Cut:
     that is a gallery of segments, or by 8 and 4. Raises UsageError."""
     length, stride = question.segment, question.stride
     there = [gallery_cut(side.gallery) for side in stored if side.gallery is not None]
-    like = next(filter(None, there), Cut(LENGTH, STRIDE))
+    like = next(filter(None, there), Cut())
     if length is None and stride is None:
         return like
     length = length or like.length
     try:
-        return Cut(length, stride or max(1, length // 2))
+        return Cut.of(length, stride)
     except UsageError as error:
         raise UsageError(f"--segment, --stride: {error}") from None
 

@@ -157,14 +157,13 @@ def _target(gallery: "Gallery", asked: Asked) -> "VideoTarget":
 def _cut(gallery: "Gallery", asked: Asked) -> "Cut":
     """How the target is cut: as it is said, else as the gallery, else 8 frames every 4."""
     from extractors.segmenting import Cut
-    from extractors.segments import LENGTH, STRIDE
 
-    made = gallery.manifest.recipe.get("segments")
-    made = made if isinstance(made, dict) else {}
-    stride = asked.stride
+    from .sources import gallery_cut
+
+    made = gallery_cut(gallery) or Cut()
     if asked.segment is not None:
-        return Cut(asked.segment, stride or max(1, asked.segment // 2))
-    return Cut(int(made.get("length", LENGTH)), stride or int(made.get("stride", STRIDE)))
+        return Cut.of(asked.segment, asked.stride)
+    return Cut(made.length, asked.stride or made.stride)
 
 
 def _attention(

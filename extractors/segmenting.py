@@ -50,6 +50,11 @@ class Cut:
     def __post_init__(self) -> None:
         check_windows(self.length, self.stride)
 
+    @classmethod
+    def of(cls, length: int, stride: int | None) -> "Cut":
+        """Each half over the next, where no stride is said."""
+        return cls(length, stride or max(1, length // 2))
+
     def to_json(self) -> dict[str, int]:
         return {"length": self.length, "stride": self.stride}
 

@@ -562,3 +562,12 @@ def test_exact_compares_the_frames_of_all(tmp_path):
     exact = succeed("query", *query, "--exact").stderr
     assert "1,100 of 1,100 candidates have all of their pairs compared" in exact
     assert re.search(r"^exact +yes$", exact, re.MULTILINE)
+
+
+def test_a_recipe_that_does_not_say_how_the_gallery_was_cut(world, tmp_path):
+    with Gallery.open(world / "g") as whole:
+        recipe = {**whole.manifest.recipe, "segments": {"length": "many", "stride": 4}}
+        made = {"dim": whole.dim, "fingerprint": whole.fingerprint, "recipe": recipe}
+        Gallery.create(tmp_path / "g", **made).add(whole.vectors([0]))
+    result = run("query", tmp_path / "g", world / "crops" / "1")
+    assert_refused(result, code=2, text="its recipe does not say how it was cut")
