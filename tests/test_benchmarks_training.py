@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from training_world import write_people
 
-from benchmarks import models, systems
+from benchmarks import models, split_scores, systems
 from benchmarks.split_scores import table
 from benchmarks.training import main, variants, whole
 
@@ -43,6 +43,22 @@ def test_each_ingredient_is_left_out_by_each_seed(place: Path) -> None:
     assert [line.split(" | ")[0] for line in told.splitlines()[-len(names) :]] == [
         f"| {name}" for name in names
     ]
+
+
+def test_the_smallest_numbers_are_zero_while_it_trains(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_arguments: object, **_options: object) -> None:
+        seen.append((torch.full((1,), 2e-40) / 2).item())
+        raise KeyboardInterrupt
+
+    seen: list[float] = []
+    training = whole("resnet18_x0_125", epochs=1)
+    crops = split_scores.Crops(place / "crops", place / "split.csv", training.preprocess)
+    monkeypatch.setattr(split_scores, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        split_scores.trained(crops, training, seed=0)
+    assert seen == [0.0]
 
 
 def test_variants_differ_from_the_whole_in_one_thing() -> None:
