@@ -23,7 +23,7 @@ from reid_index.reranking.graph import Graph, make_graph
 from reid_index.reranking.rerank_query import QueryReranking, QueryScores
 
 from . import sides
-from .candidate_options import Aggregate
+from .aggregate_options import Aggregate
 from .judge_tracks import (
     asked_aggregate,
     asked_cut,

@@ -13,7 +13,7 @@ from reid_index.search.aggregate import Aggregation
 from reid_index.search.coattention import FramePairs, own_codes
 from reid_index.search.pairs import Pairs, VectorPairs
 
-from .candidate_options import Aggregate, parse_aggregate
+from .aggregate_options import Aggregate, parse_aggregate
 from .question import Question
 from .sides import Side
 from .sources import gallery_cut

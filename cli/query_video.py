@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from reid_index.errors import UsageError
 
+from .aggregate_options import Aggregate, parse_aggregate
 from .cameras import parse_cameras
-from .candidate_options import Aggregate, parse_aggregate, refuse_with_candidates
+from .candidate_options import refuse_with_candidates
 
 if TYPE_CHECKING:
     from extractors.segmenting import Cut
