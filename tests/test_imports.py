@@ -44,6 +44,7 @@ LOADED_LATE = {
     )
 }
 EXTRACTORS_MAY = {
+    "attributes",
     *("errors", "files", "fingerprint", "matcher", "metric", "reading"),
     *("store.items", "store.shard", "store.tracks", "store.vectors"),
 }

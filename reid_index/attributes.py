@@ -1,0 +1,68 @@
+"""Attributes as item columns, three of each.
+
+`attr.<name>`: a word, or a set of words (a list, as of colours; `=` in a filter means "contains");
+null where it is unknown, which is not "no". `attr.<name>.confidence`: float32 in 0…1, how sure the
+value is; null beside a value means that somebody said so: certain. `attr.<name>.origin`: who did:
+"label", "person" (who looked and corrected it), or "model NAME VERSION SHA256" with the first 12
+hex digits of its weights; null beside a value is a label's.
+"""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from .errors import UsageError
+
+PREFIX = "attr."
+CONFIDENCE = ".confidence"
+ORIGIN = ".origin"
+
+LABEL = "label"
+PERSON = "person"
+MODEL = "model"
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+def check_name(name: str) -> str:
+    """The name, if an attribute can have it. Raises UsageError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"an attribute cannot be called {name!r}: lower-case letters, digits and underscores, "
+            "please, as in upper_color"
+        )
+    return name
+
+
+def names_in(columns: Iterable[str]) -> list[str]:
+    """The attributes among some columns, in their order."""
+    return [
+        name.removeprefix(PREFIX)
+        for name in columns
+        if name.startswith(PREFIX) and not name.endswith((CONFIDENCE, ORIGIN))
+    ]
+
+
+def rank_of(origin: str | None) -> int:
+    """How much an origin's word counts: a person's more than a label's, that more than a
+    model's."""
+    if origin is None or origin == LABEL:
+        return 1
+    return 2 if origin == PERSON else 0
+
+
+def certainties(items: pa.Table, name: str) -> NDArray[np.float32]:
+    """How sure an attribute of the items is: its confidence, 1 for what somebody said, 0 where it
+    is unknown: float32 (N,). The table has the attribute."""
+    known = pc.is_valid(items[PREFIX + name]).to_numpy(zero_copy_only=False)
+    told = PREFIX + name + CONFIDENCE
+    if told not in items.column_names:
+        sure: NDArray[np.float32] = known.astype(np.float32)
+        return sure
+    sure = pc.fill_null(items[told].cast(pa.float32()), 1.0).to_numpy()
+    sure = np.where(known, sure, np.float32(0))
+    return sure
