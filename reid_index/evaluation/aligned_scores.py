@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..compiled import compiled
 from ..search.aligned import local_of_pairs, matched_distances
 from ..threads import over_ranges, single_threaded_blas
-from .part_rows import NEAR, PartRows, check_parts, squared_bound, unit
+from .part_rows import NEAR, PartRows, check_parts, squared_bound, squared_distance, unit
 from .scores import VectorScores
 
 _ROWS = 128
@@ -145,7 +145,7 @@ def _add_paths(products, queries, own, rows, its, weight, keys):  # type: ignore
                 if small:
                     for r in range(count):
                         if steps[r] < near:
-                            steps[r] = _squared(queries[query, i], rows[j, r])
+                            steps[r] = squared_distance(queries[query, i], rows[j, r])
                 for r in range(count):
                     t = np.float32(0.25) * steps[r]
                     value = ((((((_T6 * t + _T5) * t + _T4) * t + _T3) * t + _T2) * t) + _T1) * t
@@ -162,12 +162,3 @@ def _add_paths(products, queries, own, rows, its, weight, keys):  # type: ignore
                         path[j, r] = (up if up < left else left) + steps[r]
         for r in range(count):
             keys[query, r] += weight * path[stripes - 1, r]
-
-
-@compiled(fastmath=_FAST)
-def _squared(one, other):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for d in range(len(one)):
-        difference = one[d] - other[d]
-        total += difference * difference
-    return total

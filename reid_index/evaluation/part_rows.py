@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compiled import compiled
 from ..errors import DimensionMismatch
 from .scores import VectorScores
 
@@ -69,3 +70,13 @@ def squared_bound(dim: int) -> float:
     exact one in single precision: 2·(Dp + 8)·2⁻²⁴ (Higham, Accuracy and Stability of Numerical
     Algorithms, 2nd ed., eq. 3.5). Its root, from NEAR on, by that divided by √NEAR."""
     return 2 * (dim + 8) * 2.0**-24
+
+
+@compiled(fastmath={"reassoc", "contract", "nsz"})
+def squared_distance(one, other):  # type: ignore[no-untyped-def]
+    """‖a − b‖² of float32 (Dp,), from differences."""
+    total = np.float32(0)
+    for d in range(len(one)):
+        difference = one[d] - other[d]
+        total += difference * difference
+    return total

@@ -12,7 +12,15 @@ from ..compiled import compiled
 from ..errors import DimensionMismatch
 from ..search.visibility import visible_of_pairs
 from ..threads import over_ranges, single_threaded_blas
-from .part_rows import NEAR, PartRows, between, check_parts, squared_bound, unit
+from .part_rows import (
+    NEAR,
+    PartRows,
+    between,
+    check_parts,
+    squared_bound,
+    squared_distance,
+    unit,
+)
 from .scores import VectorScores
 
 _ROWS = 256
@@ -178,13 +186,18 @@ def _add_roots(products, one, other, own, its, seen, shown, keys):  # type: igno
     """Add the distances of one (q, Dp) and other (m, Dp) to keys (q, m), where both are to be seen.
     own (q,) and its (m,): squared lengths."""
     near = np.float32(NEAR)
+    steps = np.empty(len(other), np.float32)
     for q in range(len(one)):
-        if seen[q] > 0:
+        if seen[q] == 0:
+            continue
+        small = 0
+        for r in range(len(other)):
+            squared = own[q] + its[r] - np.float32(2) * products[q, r]
+            small += squared < near
+            steps[r] = squared
+        if small:
             for r in range(len(other)):
-                squared = own[q] + its[r] - np.float32(2) * products[q, r]
-                if squared < near:
-                    squared = np.float32(0)
-                    for d in range(one.shape[1]):
-                        difference = one[q, d] - other[r, d]
-                        squared += difference * difference
-                keys[q, r] += shown[r] * np.sqrt(squared)
+                if steps[r] < near:
+                    steps[r] = squared_distance(one[q], other[r])
+        for r in range(len(other)):
+            keys[q, r] += shown[r] * np.sqrt(steps[r])
