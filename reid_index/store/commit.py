@@ -184,9 +184,7 @@ def _read_json(path: Path, sha256: str | None) -> Any:
     if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
         raise ValueError("its bytes have changed since it was written (sha256 differs)")
     data = json.loads(raw)
-    check_format(
-        data, path, known=[DELETIONS, OVERLAYS, MATCHER, OF_SEGMENTS, OF_VISIBLE]
-    )
+    check_format(data, path, known=[DELETIONS, OVERLAYS, MATCHER, OF_SEGMENTS, OF_VISIBLE])
     return data
 
 
