@@ -277,7 +277,11 @@ class _Column:
     def each(self, column: pa.ChunkedArray, read: Callable[[Any], Any], kind: Any) -> pa.Array:
         """Every value that is not null, as `read` makes it. Raises BadSource where that raises
         ValueError."""
-        coded = column.combine_chunks().dictionary_encode()
+        try:
+            coded = column.combine_chunks().dictionary_encode()
+        except pa.ArrowException:
+            kind = column.type
+            raise BadSource(f"{self._path}: the column {self.column} holds {kind}") from None
         done = []
         for place, value in enumerate(coded.dictionary.to_pylist()):
             try:
