@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from extractors.attribute_labels import read_labels
+from extractors.attribute_vocabulary import VOCABULARY
 from reid_index.errors import BadSource, UsageError
 
 
@@ -74,6 +75,12 @@ def test_sets_in_csv(tmp_path):
         "attr.wears": [["coat"], None],
         "attr.shape": ["round", None],
     }
+
+
+def test_sets_are_sorted(tmp_path):
+    colors = VOCABULARY["upper_color"].words
+    path = csv_file(tmp_path / "a.csv", f"item,upper_color\n1,{'|'.join(colors)}\n")
+    assert columns(read_labels(path))["attr.upper_color"] == [sorted(colors)]
 
 
 def test_what_the_gallery_has_as_single_words(tmp_path):
