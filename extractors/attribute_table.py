@@ -102,6 +102,8 @@ def _read(path: Path) -> pa.Table:
                 null_values=[""],
             ),
         )
+        if table.column_names != header:
+            raise ValueError("its first line names no columns")
     except OSError as error:
         raise BadSource(f"{path}: {error.strerror or _line(error)}") from None
     except (*PARQUET_ERRORS, csv.Error) as error:
