@@ -35,6 +35,26 @@ class Embedding:
     attributes: Mapping[str, Sequence[Any]] | None = None
 
 
+def joined(made: Sequence[Embedding]) -> Embedding:
+    """Embeddings of the same extractor, at least one, as one of all their crops in order."""
+
+    def arrays(name: str) -> Any:
+        every = [getattr(one, name) for one in made]
+        return None if every[0] is None else np.concatenate(every)
+
+    return Embedding(
+        global_=arrays("global_"),
+        parts=arrays("parts"),
+        visible=arrays("visible"),
+        attributes=None
+        if made[0].attributes is None
+        else {
+            name: [value for one in made for value in (one.attributes or {})[name]]
+            for name in made[0].attributes
+        },
+    )
+
+
 class Extractor(ABC):
     """Turns crops into vectors.
 
@@ -56,6 +76,12 @@ class Extractor(ABC):
     def matcher(self) -> Matcher | None:
         """How `Embedding.parts` of two items are compared; None where items are by `global_`
         alone, parts or not."""
+        return None
+
+    @property
+    def predicted_by(self) -> Fingerprint | None:
+        """Of the model beside it that predicts `Embedding.attributes`; None where there is none.
+        It is no part of `fingerprint`, as it does not change a vector."""
         return None
 
     @property
