@@ -9,6 +9,7 @@ from reid_index.errors import ReidIndexError, WhereError
 
 from . import (
     add,
+    attributes,
     build,
     calibrate,
     compact,
@@ -80,6 +81,7 @@ for command in (
     delete.command,
     compact.command,
     rebuild.command,
+    attributes.command,
     query.command,
     match.command,
     graph.command,
