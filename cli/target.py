@@ -1,10 +1,10 @@
 """What is looked for: an image, a folder of images of one person, vectors, or an item."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from PIL import Image
 from extractors.boxes import Box as PersonBox
 from extractors.boxes import boxes_by_source, crop_box, read_boxes
 from extractors.embeddings import holds_vectors, read_vectors
+from extractors.extractor import Embedding, joined
 from extractors.images import SUFFIXES, read_image, silence_pillow_warnings
 from extractors.pictures import LISTS, find_pictures, parse_market
 from reid_index import Gallery
+from reid_index.attributes import PREFIX
 from reid_index.errors import BadSource, NothingToIndex, UnreadableImage, UsageError
 from reid_index.matcher import told
 
@@ -31,7 +33,8 @@ Box = tuple[float, float, float, float]
 class Target:
     """vectors: (n, D). parts: (n, P, Dp), None where the gallery compares none. images: the crops
     they come from, none for bare vectors. person, camera: where known. label: what to call the
-    target."""
+    target. attributes: columns `attr.<name>`, `.confidence` and `.origin` with n values each, as
+    the gallery has them of an item, or its extractor predicts them; None where nothing is known."""
 
     vectors: NDArray[np.floating]
     parts: NDArray[np.floating] | None
@@ -39,6 +42,7 @@ class Target:
     person: str | None
     camera: int | None
     label: str
+    attributes: Mapping[str, Sequence[Any]] | None = None
 
 
 def item_target(gallery: Gallery, item: int, *, other_root: Path | None) -> Target:
@@ -59,6 +63,7 @@ def item_target(gallery: Gallery, item: int, *, other_root: Path | None) -> Targ
         person=record["person"],
         camera=record["camera"],
         label=f"item {item}",
+        attributes={name: [record[name]] for name in record if name.startswith(PREFIX)} or None,
     )
 
 
@@ -102,26 +107,22 @@ def file_target(
         what = "a folder" if path.is_dir() else "a list"
         raise UsageError(f"{path} is {what}: a box or position belongs to one picture")
     extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
-    vectors, parts = _embed(extractor, crops)
+    made = _embed(extractor, crops)
     return Target(
-        vectors=vectors,
-        parts=parts if _has_parts(gallery) else None,
+        vectors=made.global_,
+        parts=made.parts if _has_parts(gallery) else None,
         images=[Image.fromarray(crop) for crop in crops],
         person=person,
         camera=camera,
         label=path.name,
+        attributes=made.attributes,
     )
 
 
-def _embed(
-    extractor: "Extractor", crops: "Sequence[Crop]"
-) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-    """The crops' vectors (n, D), and their parts (n, P, Dp), if the extractor has any."""
+def _embed(extractor: "Extractor", crops: "Sequence[Crop]") -> Embedding:
+    """What the extractor yields for the crops, a few at a time, in one."""
     batches = [crops[at : at + 32] for at in range(0, len(crops), 32)]
-    made = [extractor.extract(batch) for batch in batches]
-    parts = [one.parts for one in made if one.parts is not None]
-    vectors = np.concatenate([one.global_ for one in made])
-    return vectors, np.concatenate(parts) if parts else None
+    return joined([extractor.extract(batch) for batch in batches])
 
 
 def read_person(

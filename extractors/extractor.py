@@ -35,6 +35,26 @@ class Embedding:
     attributes: Mapping[str, Sequence[Any]] | None = None
 
 
+def joined(made: Sequence[Embedding]) -> Embedding:
+    """Embeddings of the same extractor, at least one, as one of all their crops in order."""
+
+    def arrays(name: str) -> Any:
+        every = [getattr(one, name) for one in made]
+        return None if every[0] is None else np.concatenate(every)
+
+    return Embedding(
+        global_=arrays("global_"),
+        parts=arrays("parts"),
+        visible=arrays("visible"),
+        attributes=None
+        if made[0].attributes is None
+        else {
+            name: [value for one in made for value in (one.attributes or {})[name]]
+            for name in made[0].attributes
+        },
+    )
+
+
 class Extractor(ABC):
     """Turns crops into vectors.
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import ReidIndexError
     from .evaluation.decide import SamePairs, group_people, same_person
     from .evaluation.evaluate import evaluate_distances
+    from .filters.agreement import Agreed, Agreement, Compared
     from .fingerprint import Fingerprint
     from .gallery import Gallery
     from .matcher import Matcher
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from .upkeep.verify import repair_gallery, verify_gallery
 
 __all__ = [
+    "Agreed",
+    "Agreement",
     "ArrayStream",
     "Candidate",
+    "Compared",
     "Fingerprint",
     "Gallery",
     "Match",
@@ -52,8 +56,11 @@ __all__ = [
 ]
 
 _HOME = {
+    "Agreed": "filters.agreement",
+    "Agreement": "filters.agreement",
     "ArrayStream": "store.vectors",
     "Candidate": "search.video_result",
+    "Compared": "filters.agreement",
     "Fingerprint": "fingerprint",
     "Gallery": "gallery",
     "Match": "search.result",

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import UsageError
+from .filters.agreement import Agreement
 from .fingerprint import Fingerprint
 from .generation import Generation
 from .matcher import Matcher
@@ -23,6 +24,7 @@ from .search.matching import SHORTLIST
 from .search.query import answer, answers, check_k, neighbours
 from .search.query_vectors import query_batch
 from .search.result import Result
+from .search.select import select
 from .search.video import search_videos
 from .search.video_result import VideoResult
 from .store import commit
@@ -445,6 +447,7 @@ class Gallery:
         k: int = 20,
         where: str | None = None,
         not_camera: Sequence[int] = (),
+        agreement: Agreement | None = None,
         threshold: float | None = None,
         combine: str = "mean",
         parts: ArrayLike | None = None,
@@ -461,8 +464,10 @@ class Gallery:
         query: (D,), or (n, D): n vectors of one person. combine: "mean" searches with their mean
         (of normalised vectors for cosine), "best" ranks an item by its best score with any.
         where: an expression over item columns (see where.py). not_camera: cameras whose items may
-        not be returned; items of unknown camera may. Both apply before the search, so they never
-        eat into the k.
+        not be returned; items of unknown camera may. agreement: what is known of the target's
+        attributes; items that confidently disagree are not returned (see agreement.py), and
+        `Result.agreed` says which attribute dropped how many. All apply before the search, so they
+        never eat into the k.
         threshold: the smallest similarity, or the largest distance in a Euclidean gallery.
         parts: of the query, in a gallery with a matcher, and needed there: (P, Dp), or (n, P, Dp)
         of n pictures. The answer is then ordered by matched distance (see matcher.py), lower first;
@@ -497,6 +502,7 @@ class Gallery:
             k=k,
             where=where,
             not_camera=not_camera,
+            agreement=agreement,
             threshold=threshold,
             combine=combine,
             parts=parts,
@@ -513,6 +519,7 @@ class Gallery:
         k: int = 20,
         where: str | Sequence[str | None] | None = None,
         not_camera: Sequence[int] = (),
+        agreement: Agreement | Sequence[Agreement | None] | None = None,
         threshold: float | None = None,
         parts: ArrayLike | None = None,
         shortlist: int = SHORTLIST,
@@ -523,8 +530,8 @@ class Gallery:
         """The answers to several queries, each as `search` gives it.
 
         queries: (Q, D), each another person. where: one expression for all, or one (or None) for
-        each. Queries with equal filters share the work, and `Result.seconds` is then theirs
-        together. parts: (Q, P, Dp), in a gallery with a matcher.
+        each; agreement: likewise. Queries with equal filters share the work, and `Result.seconds`
+        is then theirs together. parts: (Q, P, Dp), in a gallery with a matcher.
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the queries")
@@ -535,9 +542,33 @@ class Gallery:
             k=k,
             where=where,
             not_camera=not_camera,
+            agreement=agreement,
             threshold=threshold,
             parts=parts,
             how=present.how(recall=recall, device=device, shortlist=shortlist),
+        )
+
+    def select(
+        self,
+        where: str,
+        *,
+        k: int = 20,
+        not_camera: Sequence[int] = (),
+        threshold: float | None = None,
+    ) -> Result:
+        """The k items that an expression describes, without a target: those for which it holds, the
+        surest first, equally sure ones by item id.
+
+        where: as in `search`. `Match.confidence` is how sure it is that it holds: of a comparison
+        with an attribute, the attribute's confidence (1 where a value stands without one), of all
+        others 1; of AND the smallest, of OR the largest of those that hold, of NOT its operand's
+        (see confidence.py). threshold: the smallest confidence, in [0, 1]. not_camera: as in
+        `search`. Matches have neither similarity nor distance.
+
+        Raises UsageError (k, threshold, not_camera), WhereError.
+        """
+        return select(
+            self._generation.searched, where, k=k, not_camera=not_camera, threshold=threshold
         )
 
     def search_videos(
@@ -548,6 +579,7 @@ class Gallery:
         k: int = 20,
         where: str | None = None,
         not_camera: Sequence[int] = (),
+        agreement: Agreement | None = None,
         top: float = 0.2,
         how: str = "sum",
         above: float | None = None,
@@ -562,8 +594,8 @@ class Gallery:
         with a matcher of frames, their self-attended codes as the encoder makes them, not brought
         to length 1. index: (n, Dk), their index vectors, in such a gallery, and needed there.
         Candidates are tracks (see tracks.py) of segments or of single items, and items without a
-        track by themselves. where, not_camera: as in `search`; a candidate has only its allowed
-        items, and is not there without any.
+        track by themselves. where, not_camera, agreement: as in `search`; a candidate has only its
+        allowed items, and is not there without any.
         Each pair of a target's segment and a candidate's item has a similarity: cosine, inner
         product or −distance; with a matcher of frames, the probability that both show one person.
         how: "sum" or "mean" of the best pairs, which are the share `top`, in (0, 1], of the
@@ -591,6 +623,7 @@ class Gallery:
             k=k,
             where=where,
             not_camera=not_camera,
+            agreement=agreement,
             aggregation=Aggregation(how=how, top=top, above=above),
             shortlist=shortlist,
             exact=exact,
@@ -604,6 +637,7 @@ class Gallery:
         k: int = 20,
         where: str | Sequence[str | None] | None = None,
         not_camera: Sequence[int] = (),
+        agreement: Agreement | Sequence[Agreement | None] | None = None,
         recall: float | None = None,
         device: str = "cpu",
     ) -> list[Neighbours]:
@@ -613,10 +647,17 @@ class Gallery:
         check_k(k)
         vectors = query_batch(queries, dim=self.dim, metric=self.metric)
         how = present.how(recall=recall, device=device)
-        found, _ = neighbours(
-            present.searched, vectors, k=k, where=where, not_camera=not_camera, how=how
+        found = neighbours(
+            present.searched,
+            vectors,
+            k=k,
+            where=where,
+            not_camera=not_camera,
+            agreement=agreement,
+            how=how,
         )
-        return [replace(one, rows=present.live.rows_of(one.rows)) for one in found]
+        nearest = [one.neighbours for one in found]
+        return [replace(one, rows=present.live.rows_of(one.rows)) for one in nearest]
 
     @property
     def graph(self) -> "Graph | None":

@@ -310,3 +310,15 @@ def test_columns_go_with_their_last_user() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_words_of_a_dictionary_that_has_one_twice_and_a_null() -> None:
+    words = pa.array(["yes", "no", "yes", None])
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 2, 1, 3, None, 1], pa.int32()), words)
+    table = pa.table({"attr.hat": pa.chunked_array([column, column[:2]])})
+    columns = Columns(table)
+
+    for text in ("attr.hat = 'yes'", "attr.hat != 'yes'", "attr.hat IN ('no', 'never')"):
+        where = compile_where(text)
+        assert columns.mask(where).tolist() == where.mask(table).tolist()
+    assert columns.mask(compile_where("attr.hat = 'yes'")).tolist() == [1, 1, 0, 0, 0, 0, 1, 1]

@@ -6,15 +6,18 @@ from functools import cached_property
 from threading import Lock
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..store.deletions import Live
-from .columns import Columns
+from .agreement import Agreed, Agreement
+from .columns import Columns, packed
+from .confidence import confidences
 from .where import compile_where
 
-_Key = tuple[str | None, tuple[int, ...]]
-"""An expression, and cameras."""
+_Key = tuple[str | None, tuple[int, ...], Agreement | None]
+"""An expression, cameras, and what is known of a target."""
 
 _KEPT_BYTES = 2**26
 """What the kept filters of one gallery may take: 64 MiB."""
@@ -23,12 +26,16 @@ _KEPT_BYTES = 2**26
 class Allowed:
     """Which of so many rows an answer may hold.
 
-    mask: bool (rows,), never changed; None for all.
+    mask: bool (rows,), never changed; None for all. agreed: what a target's attributes had dropped
+    of them, where it was asked for.
     """
 
-    def __init__(self, rows: int, mask: NDArray[np.bool_] | None = None) -> None:
+    def __init__(
+        self, rows: int, mask: NDArray[np.bool_] | None = None, *, agreed: Agreed | None = None
+    ) -> None:
         self.rows = rows
         self.mask = mask
+        self.agreed = agreed
         if mask is not None:
             mask.flags.writeable = False  # others share it
 
@@ -79,25 +86,50 @@ class Filters:
         self._kept: OrderedDict[_Key, Allowed] = OrderedDict()
         self._bytes = 0
 
-    def allowed(self, *, where: str | None, not_camera: Sequence[int]) -> Allowed:
+    def allowed(
+        self,
+        *,
+        where: str | None,
+        not_camera: Sequence[int],
+        agreement: Agreement | None = None,
+    ) -> Allowed:
         """The rows that a query may return.
 
         not_camera drops the items known to be of those cameras; items of unknown camera stay.
+        agreement drops those that confidently disagree with a target's attributes.
         Raises WhereError, UsageError.
         """
         if where is not None and not isinstance(where, str):
             raise UsageError(f"a filter is text such as 'camera = 3', got {where!r}")
-        key = (where, _cameras(not_camera))
-        if key == (None, ()):
+        if agreement is not None and not isinstance(agreement, Agreement):
+            raise UsageError(f"agreement is an Agreement, got a {type(agreement).__name__}")
+        key = (where, _cameras(not_camera), agreement)
+        if key == (None, (), None):
             return self._everything
         with self._lock:
             known = self._kept.get(key)
             if known is not None:
                 self._kept.move_to_end(key)
                 return known
-        allowed = Allowed(self._everything.rows, self._mask(*key))
+        if agreement is None:
+            allowed = Allowed(self._everything.rows, self._mask(where, key[1]))
+        else:
+            allowed = self._agreeing(self.allowed(where=where, not_camera=not_camera), agreement)
         self._keep(key, allowed)
         return allowed
+
+    def _agreeing(self, others: Allowed, agreement: Agreement) -> Allowed:
+        mask = np.ones(others.rows, np.bool_) if others.mask is None else others.mask
+        bitmap = packed(mask)
+        disagreeing, agreed = agreement.disagreement(self._columns, bitmap)
+        return Allowed(others.rows, self._columns.unpacked(bitmap & ~disagreeing), agreed=agreed)
+
+    def confidences(
+        self, where: str, items: pa.Table, rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """How sure it is that an expression holds for rows for which it does; see confidence.py.
+        items: the table that this filters. Raises WhereError."""
+        return confidences(compile_where(where), self._columns, items, rows)
 
     def _mask(self, where: str | None, cameras: tuple[int, ...]) -> NDArray[np.bool_]:
         mask = self._asked(where, cameras)

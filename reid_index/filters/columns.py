@@ -25,9 +25,9 @@ Kind = Literal["number", "boolean", "text", "time", "set"]
 # A pyarrow array, chunked or not; pyarrow publishes no types.
 _Array: TypeAlias = Any
 # Eight rows a byte, the first in the lowest bit; what follows the last row is arbitrary.
-_Bitmap: TypeAlias = NDArray[np.uint8]
+Bitmap: TypeAlias = NDArray[np.uint8]
 # Where a predicate is true, and where it is false; where neither, it is unknown.
-_Answer: TypeAlias = tuple[_Bitmap, _Bitmap]
+Answer: TypeAlias = tuple[Bitmap, Bitmap]
 
 _KEPT = 128
 """Predicates whose answers are kept: 2 bits of a row each, so 32 bytes of a row in all at most."""
@@ -148,6 +148,8 @@ class IsNull:
 
 
 Predicate: TypeAlias = OfValues | OfColumns | IsNull
+Step: TypeAlias = Predicate | str
+"""Of an expression in postfix order: a predicate, or "and", "or", "not"."""
 
 
 def _contains_any(column: _Array, values: _Array) -> _Array:
@@ -168,15 +170,17 @@ def _elements(column: _Array) -> tuple[NDArray[np.intp], _Array]:
 class Columns:
     """The item table of one generation, for filters: what it prepares and answers is kept.
 
-    The first expression about a column is answered the plain way: one filter alone should not pay
-    for preparing. From the second on, a column is prepared: text, booleans and numbers that repeat
-    become codes (1, 2 or 4 bytes a row, and the distinct values); other numbers and times stay as
-    they are (nothing where the table holds them in one piece without nulls, else their own size);
-    sets become lists of rows (8 bytes an element). The answers of the last 128 different predicates
+    The first expression about a column, unless that is of a dictionary, is answered the plain way:
+    one filter alone should not pay for preparing. From the second on, a column is prepared: text,
+    booleans and numbers that repeat become codes (1, 2 or 4 bytes a row, and the distinct values);
+    other numbers and times stay as they are (nothing where the table holds them in one piece
+    without nulls, else their own size); sets become lists of rows (8 bytes an element). The answers
+    of the last 128 different predicates
     are kept, packed: 32 bytes a row at most. Threads may share it.
     """
 
     def __init__(self, table: pa.Table) -> None:
+        self.schema: pa.Schema = table.schema
         self._rows: int = table.num_rows
         self._asked: set[str] = set()
         # Neither refers to self: it should go as soon as its gallery does.
@@ -185,8 +189,11 @@ class Columns:
 
     def mask(self, where: "Where") -> NDArray[np.bool_]:
         """Just what `where.mask(table)` gives, or raises: a new array, bool (N,)."""
-        steps = self._fit(where)
-        stack: list[_Answer] = []
+        return self.unpacked(self.answer(self._fit(where))[0])
+
+    def answer(self, steps: Sequence[Step]) -> Answer:
+        """Where an expression in postfix order, as `Where.on` has it, is true, and where false."""
+        stack: list[Answer] = []
         for step in steps:
             if not isinstance(step, str):
                 stack.append(self._answer(step))
@@ -199,7 +206,11 @@ class Columns:
                 else:
                     stack.append((true | other_true, false & other_false))
         self._asked.update(step.name for step in steps if not isinstance(step, str))
-        return self._unpacked(stack.pop()[0])
+        return stack.pop()
+
+    def fitted(self, where: "Where") -> tuple[Step, ...]:
+        """`where.on` of these columns, kept."""
+        return self._fit(where)
 
     def not_camera(self, numbers: Sequence[int]) -> NDArray[np.bool_]:
         """The rows that are not known to be of those cameras: a new array, bool (N,).
@@ -211,13 +222,14 @@ class Columns:
         wanted = tuple(sorted({int(number) for number in numbers}))
         true, _ = self._answer(OfValues("camera", "IN", wanted, pa.int64()))
         self._asked.add("camera")
-        return self._unpacked(~true)
+        return self.unpacked(~true)
 
-    def _unpacked(self, bitmap: _Bitmap) -> NDArray[np.bool_]:
+    def unpacked(self, bitmap: Bitmap) -> NDArray[np.bool_]:
+        """A bitmap as a new array, bool (N,)."""
         return np.unpackbits(bitmap, count=self._rows, bitorder="little").view(np.bool_)
 
 
-def _fit(schema: pa.Schema, where: "Where") -> tuple[Predicate | str, ...]:
+def _fit(schema: pa.Schema, where: "Where") -> tuple[Step, ...]:
     return where.on(schema)
 
 
@@ -229,15 +241,15 @@ class _Source:
         self._asked = asked
         self._prepared: dict[str, _Prepared] = {}
 
-    def answer(self, predicate: Predicate) -> _Answer:
-        if not isinstance(predicate, OfValues) or predicate.name not in self._asked:
+    def answer(self, predicate: Predicate) -> Answer:
+        if not (isinstance(predicate, OfValues) and self._is_prepared(predicate.name)):
             known = predicate.known(self._table)
-            true = _packed(pc.fill_null(known, False).to_numpy())
-            return true, ~_packed(pc.fill_null(known, True).to_numpy())
+            true = packed(pc.fill_null(known, False).to_numpy())
+            return true, ~packed(pc.fill_null(known, True).to_numpy())
         # Two threads may both prepare it, and find the same.
         column = self._prepared.get(predicate.name)
         if column is None:
-            column = _prepare(_plain(self._table, predicate.name))
+            column = _prepare(self._table[predicate.name])
             self._prepared[predicate.name] = column
         operator = {"IN": "=", "!=": "="}.get(predicate.operator, predicate.operator)
         true = column.matches(operator, predicate.values)
@@ -247,21 +259,35 @@ class _Source:
             true, false = true & column.known, ~true & column.known
         return (false, true) if predicate.operator == "!=" else (true, false)
 
+    def _is_prepared(self, name: str) -> bool:
+        """Whether a column is, or should be. Words of a dictionary are codes already: preparing
+        them takes less than answering the plain way."""
+        return name in self._asked or pa.types.is_dictionary(self._table.schema.field(name).type)
 
-def _packed(mask: NDArray[np.bool_]) -> _Bitmap:
+
+_ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
+
+
+def counted(bitmap: Bitmap) -> int:
+    """How many bits are set; none may be behind the last row."""
+    return int(_ONES[bitmap].sum(dtype=np.int64))
+
+
+def packed(mask: NDArray[np.bool_]) -> Bitmap:
+    """A mask as a bitmap, without a bit behind the last row."""
     return np.packbits(mask, bitorder="little")
 
 
-def _packed_in_blocks(test: Callable[[slice], NDArray[np.bool_]], rows: int) -> _Bitmap:
+def _packed_in_blocks(test: Callable[[slice], NDArray[np.bool_]], rows: int) -> Bitmap:
     """The rows that test finds, a block at a time."""
     bitmap = np.empty((rows + 7) // 8, np.uint8)
     for start in range(0, rows, _BLOCK):
         stop = min(rows, start + _BLOCK)
-        bitmap[start // 8 : (stop + 7) // 8] = _packed(test(slice(start, stop)))
+        bitmap[start // 8 : (stop + 7) // 8] = packed(test(slice(start, stop)))
     return bitmap
 
 
-def _packed_run(start: int, stop: int, rows: int) -> _Bitmap:
+def _packed_run(start: int, stop: int, rows: int) -> Bitmap:
     """The rows from start to below stop."""
     bitmap = np.zeros((rows + 7) // 8, np.uint8)
     if start < stop:
@@ -276,15 +302,17 @@ class _Prepared(Protocol):
     """A column prepared. known: the rows that are not null, None for all."""
 
     @property
-    def known(self) -> _Bitmap | None: ...
+    def known(self) -> Bitmap | None: ...
 
-    def matches(self, operator: str, values: Sequence[Any]) -> _Bitmap:
+    def matches(self, operator: str, values: Sequence[Any]) -> Bitmap:
         """The rows that compare so (= < <= > >=) with any of the values, null rows arbitrary."""
 
 
 def _prepare(column: _Array) -> _Prepared:
-    kind = kind_of(column.type)
-    known = _packed(pc.is_valid(column).to_numpy()) if column.null_count else None
+    kind = kind_of(plain_type(column.type))
+    if pa.types.is_dictionary(column.type) and not (kind == "text" and _is_a_code(column)):
+        column = column.cast(column.type.value_type)
+    known = packed(pc.is_valid(column).to_numpy()) if column.null_count else None
     if kind == "set":
         return _Sets.of(column, known)
     if kind == "time":
@@ -303,14 +331,14 @@ class _Numbers:
 
     values: NDArray[Any]
     in_order: bool
-    known: _Bitmap | None
+    known: Bitmap | None
 
     @classmethod
-    def of(cls, values: NDArray[Any], known: _Bitmap | None) -> "_Numbers":
+    def of(cls, values: NDArray[Any], known: Bitmap | None) -> "_Numbers":
         in_order = (values[1:] >= values[:-1]).all() and (values[:1] == values[:1]).all()
         return cls(values, bool(in_order), known)
 
-    def matches(self, operator: str, values: Sequence[Any]) -> _Bitmap:
+    def matches(self, operator: str, values: Sequence[Any]) -> Bitmap:
         rows = len(self.values)
         if self.in_order:
             found = np.zeros((rows + 7) // 8, np.uint8)
@@ -336,17 +364,17 @@ class _Codes:
     distinct: Any
     numbers: int
     codes: NDArray[Any]
-    known: _Bitmap | None
+    known: Bitmap | None
 
     @classmethod
-    def of(cls, column: _Array, known: _Bitmap | None) -> "_Codes":
+    def of(cls, column: _Array, known: Bitmap | None) -> "_Codes":
         distinct, codes = _encoded(column)
         numbers = len(distinct)
         if not isinstance(distinct, pa.Array):
             numbers = int(np.count_nonzero(distinct == distinct))
         return cls(distinct, numbers, codes, known)
 
-    def matches(self, operator: str, values: Sequence[Any]) -> _Bitmap:
+    def matches(self, operator: str, values: Sequence[Any]) -> Bitmap:
         spans = [_span(self.distinct, self.numbers, operator, value) for value in values]
         spans = [(low, high) for low, high in spans if low < high]
         wanted = np.zeros(len(self.distinct) + 1, np.bool_)
@@ -389,31 +417,41 @@ class _Sets:
     rows: NDArray[np.intp]
     starts: NDArray[np.intp]
     count: int
-    known: _Bitmap | None
+    known: Bitmap | None
 
     @classmethod
-    def of(cls, column: _Array, known: _Bitmap | None) -> "_Sets":
+    def of(cls, column: _Array, known: Bitmap | None) -> "_Sets":
         rows, elements = _elements(column)
         distinct, codes = _encoded(elements)
         counts = np.bincount(codes, minlength=len(distinct))
         starts = np.concatenate([[0], np.cumsum(counts)])
         return cls(distinct, rows[np.argsort(codes, kind="stable")], starts, len(column), known)
 
-    def matches(self, operator: str, values: Sequence[Any]) -> _Bitmap:
+    def matches(self, operator: str, values: Sequence[Any]) -> Bitmap:
         found = np.zeros(self.count, np.bool_)
         for value in values:
             low, high = _span(self.distinct, len(self.distinct), operator, value)
             found[self.rows[self.starts[low] : self.starts[high]]] = True
-        return _packed(found)
+        return packed(found)
+
+
+def _is_a_code(column: _Array) -> bool:
+    """Whether each chunk's dictionary has each value once, and no null."""
+    words = [chunk.dictionary for chunk in column.chunks]
+    return all(one.null_count == 0 and len(pc.unique(one)) == len(one) for one in words)
 
 
 def _encoded(column: _Array) -> tuple[Any, NDArray[Any]]:
     """The distinct values, sorted, NaN last: an Arrow array of text, otherwise NumPy's; and each
     row's place among them in the smallest unsigned type, len(distinct) for null."""
-    if kind_of(column.type) == "text":
-        column = column.cast(pa.large_string())  # one piece of it may exceed 2 GiB
-    encoded = column.dictionary_encode().unify_dictionaries()
-    distinct = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], column.type)
+    if not pa.types.is_dictionary(column.type):
+        if kind_of(column.type) == "text":
+            column = column.cast(pa.large_string())  # one piece of it may exceed 2 GiB
+        column = column.dictionary_encode()
+    encoded = column.unify_dictionaries()
+    distinct = (
+        encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], column.type.value_type)
+    )
     order = pc.sort_indices(distinct)
     places = np.empty(len(distinct) + 1, np.min_scalar_type(len(distinct)))
     places[order.to_numpy()] = np.arange(len(distinct))

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UsageError
+from ..filters.agreement import Agreed, Agreement
 from ..filters.allowed import Allowed, Filters
 from ..matcher import told
 from ..metric import Metric
@@ -108,6 +109,7 @@ def answer(
     combine: str,
     parts: ArrayLike | None,
     how: How,
+    agreement: Agreement | None = None,
     reranker: Callable[[], Reranker] | None = None,
 ) -> Result:
     """Answer one query; see `Gallery.search` for the arguments and what is raised. reranker: makes
@@ -124,18 +126,29 @@ def answer(
         )
     times: dict[str, float] = {}
     start = time.perf_counter()
-    allowed = searched.filters.allowed(where=where, not_camera=not_camera)
+    allowed = searched.filters.allowed(where=where, not_camera=not_camera, agreement=agreement)
     times["where"] = time.perf_counter() - start
 
     start = time.perf_counter()
     if asked is not None:
         found = _shortlisted(searched, vectors, k, allowed=allowed, how=how)
         times["search"] = time.perf_counter() - start
-        return _matched(searched, found, vectors, asked, k=k, threshold=threshold, times=times)
+        return _matched(
+            searched,
+            found,
+            vectors,
+            asked,
+            k=k,
+            threshold=threshold,
+            times=times,
+            agreed=allowed.agreed,
+        )
     if reranker is None or allowed.count == 0:
         found = _best(searched, vectors, k, allowed=allowed, how=how)
         times["search"] = time.perf_counter() - start
-        return _result(searched, found, k=k, threshold=threshold, times=times)
+        return _result(
+            searched, found, k=k, threshold=threshold, times=times, agreed=allowed.agreed
+        )
     if len(vectors) > 1:
         raise UsageError("re-ranking takes one vector: combine several with 'mean'")
     passing = _passing(searched, vectors[0], threshold, allowed.mask)
@@ -158,6 +171,7 @@ def answer(
         k=k,
         threshold=threshold,
         times=times,
+        agreed=allowed.agreed,
         reranked=ranked.distances.tolist(),
     )
 
@@ -172,6 +186,7 @@ def answers(
     threshold: float | None,
     parts: ArrayLike | None,
     how: How,
+    agreement: Agreement | Sequence[Agreement | None] | None = None,
 ) -> list[Result]:
     """Answer several queries; see `Gallery.search_many`."""
     _check(k, threshold)
@@ -181,19 +196,39 @@ def answers(
     if asked is not None and how.shortlist is None:
         raise UsageError("to compare all that is allowed is for single queries: see search")
     want = k if asked is None else max(k, how.shortlist or 0)
-    found, times = neighbours(
-        searched, vectors, k=want, where=where, not_camera=not_camera, how=how
+    found = neighbours(
+        searched,
+        vectors,
+        k=want,
+        where=where,
+        not_camera=not_camera,
+        agreement=agreement,
+        how=how,
     )
     if asked is None:
         return [
-            _result(searched, one, k=k, threshold=threshold, times=dict(taken))
-            for one, taken in zip(found, times, strict=True)
+            _result(
+                searched,
+                one.neighbours,
+                k=k,
+                threshold=threshold,
+                times=dict(one.seconds),
+                agreed=one.agreed,
+            )
+            for one in found
         ]
     return [
         _matched(
-            searched, one, vector[None], its[None], k=k, threshold=threshold, times=dict(taken)
+            searched,
+            one.neighbours,
+            vector[None],
+            its[None],
+            k=k,
+            threshold=threshold,
+            times=dict(one.seconds),
+            agreed=one.agreed,
         )
-        for one, vector, its, taken in zip(found, vectors, asked, times, strict=True)
+        for one, vector, its in zip(found, vectors, asked, strict=True)
     ]
 
 
@@ -245,6 +280,7 @@ def _matched(
     k: int,
     threshold: float | None,
     times: dict[str, float],
+    agreed: Agreed | None,
 ) -> Result:
     """The k best of the rows found, by matched distance; the threshold applies to their scores."""
     start = time.perf_counter()
@@ -272,8 +308,24 @@ def _matched(
     )
     times["match"] = time.perf_counter() - start
     return _result(
-        searched, best, k=k, threshold=threshold, times=times, matched=distances[order].tolist()
+        searched,
+        best,
+        k=k,
+        threshold=threshold,
+        times=times,
+        agreed=agreed,
+        matched=distances[order].tolist(),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The stored neighbours of a query, the seconds of each stage for all that share its filter,
+    and what the attributes of its target dropped, where they were asked."""
+
+    neighbours: Neighbours
+    seconds: Mapping[str, float]
+    agreed: Agreed | None
 
 
 def neighbours(
@@ -284,65 +336,77 @@ def neighbours(
     where: str | Sequence[str | None] | None,
     not_camera: Sequence[int],
     how: How,
-) -> tuple[list[Neighbours], list[Mapping[str, float]]]:
-    """The stored neighbours of each vector (Q, D), and the seconds for those that share its filter.
+    agreement: Agreement | Sequence[Agreement | None] | None = None,
+) -> list[Found]:
+    """What is found for each vector (Q, D).
 
     Equal filters are evaluated and searched together, whether equal in words or in what they allow.
     """
-    if where is None or isinstance(where, str):
-        wheres = [where] * len(vectors)
-    elif isinstance(where, Sequence):
-        wheres = list(where)
-    else:
-        raise UsageError(f"where is one filter, or one for each query, got {where!r}")
-    if len(wheres) != len(vectors):
-        raise UsageError(f"{len(vectors)} queries but {len(wheres)} filters: one for each, please")
-    found: dict[int, Neighbours] = {}
-    times: dict[int, Mapping[str, float]] = {}
-    for group in _groups(searched, wheres, not_camera):
+    wheres = _for_each(where, len(vectors), "where is one filter", "filters", str)
+    agreements = _for_each(
+        agreement, len(vectors), "agreement is one Agreement", "agreements", Agreement
+    )
+    found: dict[int, Found] = {}
+    for group in _groups(searched, list(zip(wheres, agreements, strict=True)), not_camera):
         start = time.perf_counter()
-        some = _nearest(searched, vectors[group.queries], k, allowed=group.allowed, how=how)
+        places = list(group.queries)
+        some = _nearest(searched, vectors[places], k, allowed=group.allowed, how=how)
         taken = {"where": group.seconds, "search": time.perf_counter() - start}
-        found |= zip(group.queries, some, strict=True)
-        times |= dict.fromkeys(group.queries, taken)
-    places = range(len(vectors))
-    return [found[place] for place in places], [times[place] for place in places]
+        for place, one in zip(places, some, strict=True):
+            found[place] = Found(neighbours=one, seconds=taken, agreed=group.queries[place])
+    return [found[place] for place in range(len(vectors))]
+
+
+def _for_each(given: Any, queries: int, one: str, several: str, kind: type) -> list[Any]:
+    """One for each query, of what is given for each or for all."""
+    if given is None or isinstance(given, kind):
+        return [given] * queries
+    if not isinstance(given, Sequence):
+        raise UsageError(f"{one}, or one for each query, got {given!r}")
+    if len(given) != queries:
+        raise UsageError(f"{queries} queries but {len(given)} {several}: one for each, please")
+    return list(given)
 
 
 _FILTERS_AT_ONCE = 64
 
+_Filter = tuple[str | None, Agreement | None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Queries that share what they are allowed, and the seconds it took to find that out."""
+    """Queries that share what they are allowed, each with what its target's attributes dropped; and
+    the seconds it took to find that out."""
 
-    queries: list[int]
+    queries: dict[int, Agreed | None]
     allowed: Allowed
     seconds: float
 
 
 def _groups(
-    searched: Searched, wheres: Sequence[str | None], not_camera: Sequence[int]
+    searched: Searched, filters: Sequence[_Filter], not_camera: Sequence[int]
 ) -> Iterator[_Group]:
     """The queries by what they are allowed; some filters at a time, whose rows fit into memory."""
-    by_text: dict[str | None, list[int]] = {}
-    for place, text in enumerate(wheres):
+    by_filter: dict[_Filter, list[int]] = {}
+    for place, (text, agreement) in enumerate(filters):
         if text is not None and not isinstance(text, str):
             raise UsageError(f"a filter is text such as 'camera = 3', got {text!r}")
-        by_text.setdefault(text, []).append(place)
-    texts = list(by_text)
-    for first in range(0, len(texts), _FILTERS_AT_ONCE):
-        groups: dict[tuple[int, int, str | None], _Group] = {}
-        for text in texts[first : first + _FILTERS_AT_ONCE]:
+        by_filter.setdefault((text, agreement), []).append(place)
+    asked = list(by_filter)
+    for first in range(0, len(asked), _FILTERS_AT_ONCE):
+        groups: dict[tuple[int, int, _Filter | None], _Group] = {}
+        for one in asked[first : first + _FILTERS_AT_ONCE]:
             start = time.perf_counter()
-            allowed = searched.filters.allowed(where=text, not_camera=not_camera)
-            same: tuple[int, int, str | None] = (allowed.count, allowed.key, None)
+            allowed = searched.filters.allowed(
+                where=one[0], not_camera=not_camera, agreement=one[1]
+            )
+            same: tuple[int, int, _Filter | None] = (allowed.count, allowed.key, None)
             if same in groups and not groups[same].allowed.equals(allowed):
-                same = (allowed.count, allowed.key, text)  # two masks of one key
-            group = groups.setdefault(same, _Group(queries=[], allowed=allowed, seconds=0.0))
+                same = (allowed.count, allowed.key, one)  # two masks of one key
+            group = groups.setdefault(same, _Group(queries={}, allowed=allowed, seconds=0.0))
             groups[same] = replace(
                 group,
-                queries=group.queries + by_text[text],
+                queries=group.queries | dict.fromkeys(by_filter[one], allowed.agreed),
                 seconds=group.seconds + time.perf_counter() - start,
             )
         yield from groups.values()
@@ -367,6 +431,7 @@ def _result(
     k: int,
     threshold: float | None,
     times: dict[str, float],
+    agreed: Agreed | None,
     reranked: Sequence[float] | None = None,
     matched: Sequence[float] | None = None,
 ) -> Result:
@@ -391,6 +456,7 @@ def _result(
         seconds=times,
         expected=found.expected,
         fallback=found.fallback,
+        agreed=agreed,
     )
 
 

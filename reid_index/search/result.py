@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from ..filters.agreement import Agreed
 from ..metric import Metric
 
 
@@ -21,6 +22,8 @@ class Match:
     extra: every further column of the item that is not null, attributes among them.
     matched_distance: of vectors and parts together, lower is more alike; None in a gallery without
     a matcher. Comparable between the answers of one gallery.
+    confidence: how sure it is that the item is as it was described, in [0, 1]; None but where
+    nothing else was asked for (`Gallery.select`), and similarity and distance are None then.
     """
 
     rank: int
@@ -41,6 +44,7 @@ class Match:
     extra: Mapping[str, Any]
     reranked_distance: float | None = None
     matched_distance: float | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +52,16 @@ class Result:
     """The answer to one query.
 
     matches: best first, by matched_distance in a gallery with a matcher, else by score or,
-    re-ranked, by reranked_distance; equal ones by item id.
-    k: how many were asked for. allowed: how many rows the where mask and the camera rule left of
-    rows. threshold: the score a match had to reach, if any.
+    re-ranked, by reranked_distance; of a description by confidence; equal ones by item id.
+    k: how many were asked for. allowed: how many rows the where mask, the camera rule and the
+    target's attributes left of rows. threshold: the score (or confidence) a match had to reach, if
+    any.
     generation: of the gallery that answered. plan: how the search was done, in words; exact:
     whether the answer is exactly what comparing with every allowed row gives.
     seconds: stage → wall seconds. expected: way to search → the seconds that were expected of it,
     of all that would have answered (see plan.PATHS); empty where there was no choice.
     fallback: why the processor answered though a GPU was asked; None where it was not, or did.
+    agreed: which of the target's attributes dropped how many rows; None where none were asked.
     """
 
     matches: tuple[Match, ...]
@@ -70,6 +76,7 @@ class Result:
     seconds: Mapping[str, float]
     expected: Mapping[str, float] = field(default_factory=dict)
     fallback: str | None = None
+    agreed: Agreed | None = None
 
     @property
     def note(self) -> str | None:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UsageError
+from ..filters.agreement import Agreement
 from ..filters.allowed import Allowed
 from ..metric import Metric
 from ..store.tracks import COLUMNS, tracks_of
@@ -75,6 +76,7 @@ def search_videos(
     shortlist: int | None,
     exact: bool,
     winners: int,
+    agreement: Agreement | None = None,
 ) -> VideoResult:
     """Answer one query; see `Gallery.search_videos` for the arguments and what is raised."""
     check_k(k)
@@ -82,7 +84,7 @@ def search_videos(
     target = _target(searched, query, index)
     times: dict[str, float] = {}
     start = time.perf_counter()
-    allowed = searched.filters.allowed(where=where, not_camera=not_camera)
+    allowed = searched.filters.allowed(where=where, not_camera=not_camera, agreement=agreement)
     times["where"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -147,6 +149,7 @@ def search_videos(
         plan=plan,
         exact=len(scored) == len(groups),
         seconds=times,
+        agreed=allowed.agreed,
     )
 
 

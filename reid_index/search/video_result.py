@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from ..filters.agreement import Agreed
 from ..metric import Metric
 from .result import Match
 
@@ -56,7 +57,8 @@ class VideoResult:
     candidates: best first, equal ones by the id of their first item. k: how many were asked for.
     targets: segments of the target. allowed: how many of rows the filter left; of: how many
     candidates these belong to; covered: how many of those had all of their pairs scored; exact:
-    whether all had. plan: how, in words. seconds: stage → wall seconds.
+    whether all had. plan: how, in words. seconds: stage → wall seconds. agreed: which of the
+    target's attributes dropped how many rows; None where none were asked.
     """
 
     candidates: tuple[Candidate, ...]
@@ -71,3 +73,4 @@ class VideoResult:
     plan: str
     exact: bool
     seconds: Mapping[str, float]
+    agreed: Agreed | None = None
