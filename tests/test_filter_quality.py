@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from reid_index.errors import UsageError
 from reid_index.evaluation.filter_quality import FilterQuality, code, dropped, filter_quality
 from reid_index.evaluation.protocol import NOBODY, UNKNOWN
+from reid_index.filters.agreement import Agreement, known_of
 
 NAMES = ("hat", "gender", "sleeve", "upper_color")
 ERRORS = {"hat": 0.3, "gender": 0.1, "sleeve": 0.2, "upper_color": 0.2}
@@ -145,3 +146,21 @@ def test_shares_of_nothing() -> None:
     nothing = FilterQuality(pairs=0, dropped=0, matches=0, missed=0)
 
     assert (nothing.kept_share, nothing.dropped_share) == (1, 0)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
+def test_what_is_dropped_is_what_a_search_drops(rng, threshold) -> None:
+    items = predicted(rng, people(rng, persons=15, crops=4), errors=ERRORS)
+    thresholds = {"hat": 0.8, "sleeve": None}
+    used = dict.fromkeys(NAMES, threshold) | thresholds
+    found = dropped(*code(items, items, NAMES), used)
+    compared = 0
+    for row in range(items.num_rows):
+        target = known_of(items.slice(row, 1).to_pydict())
+        if not target:
+            assert not found[row].any()
+            continue
+        agreement = Agreement(target=target, threshold=threshold, thresholds=thresholds)
+        np.testing.assert_array_equal(~found[row], agreement.keeps(items))
+        compared += np.count_nonzero(found[row])
+    assert compared > 100

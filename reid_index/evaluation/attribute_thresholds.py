@@ -35,8 +35,11 @@ _OTHERS = 250_000
 """Pairs of different people that thresholds are compared by: the share dropped of them has a
 standard error of 0.1 points at most, were they independent."""
 
-_STEPS = 5
-"""Halvings in the search for the target that leaves no more than the margin."""
+_FOLDS = 5
+"""Parts of the people; each is judged by thresholds that the others chose."""
+
+_STEPS = 7
+"""Halvings in the search for how much may be lost."""
 
 _SURE = 1.645
 """Standard errors below the estimate that 95 % of a normal distribution are above."""
@@ -49,90 +52,96 @@ class Chosen:
     """Thresholds, and what they do to the items that they were chosen by.
 
     thresholds: attribute → confidence, None: not to be used. keep: what was asked for.
-    margin: by how much more than `keep` is kept here, at least, so that other people keep as much.
-    quality: by exact counts, every item a query among all others. persons: those with matches.
+    kept_elsewhere: the share of true matches that is kept of people whom thresholds were not chosen
+    by, by cross-validation; standard_error: of that. quality: of the items themselves, by exact
+    counts, each a query among all others. persons: those with true matches.
     """
 
     thresholds: Mapping[str, float | None]
     keep: float
-    margin: float
+    kept_elsewhere: float
+    standard_error: float
     quality: FilterQuality
     persons: int
 
 
 def choose_thresholds(items: Coded, labels: Labels, *, keep: float = 0.98, seed: int = 0) -> Chosen:
-    """Thresholds by which at least `keep`, in (0, 1), of all true matches stay, and many others go.
+    """Thresholds by which at least `keep`, in (0, 1), of true matches stay, and many others go.
 
     items, labels: of the same rows; true matches are pairs of one person that are not of one
     camera. Starting with no attribute in use, the step is taken again and again that drops most
     pairs of different people for each true match that it costs: one attribute's threshold, lowered
-    to some value of `GRID`; all counts are of pairs that no other attribute drops. Then each
-    attribute in turn is taken out and the others are lowered further; where that drops more, it
-    stays out, or comes back as far as there is room.
+    to some value of `GRID`; all counts are of pairs that no other attribute drops. It ends where
+    any step would lose more than it may. An attribute that no step was about is not to be used.
 
-    **Other people** are why not all of 1 − keep is spent. The share kept is a ratio of sums over
-    persons; its standard error is that of sampling persons (Cochran, Sampling Techniques, 3rd ed.,
-    1977, eq. 2.47), and the difference to as many other persons has √2 of it. At least keep +
-    1.645 · √2 standard errors are therefore kept of these, so that of 20 such groups of others, 19
-    keep `keep`. That takes persons: with fewer than 3 / (1 − keep) even no loss at all says little.
+    How much may be lost is found by **other people**, as thresholds fit best whom they were chosen
+    by: the persons are drawn into 5 parts, and the pairs of each are dropped by thresholds that the
+    other 4 chose. The share kept so is a ratio of sums over persons, whose standard error is that
+    of sampling them (Cochran, Sampling Techniques, 3rd ed., 1977, section 6.4). It is bisected for
+    the largest loss at which that share less 1.645 standard errors is still `keep`: of people at
+    large, as much is then kept with a confidence of 95 %. (A few people may still be worse off.)
+    With fewer than about 3 / (1 − keep) persons even no loss at all would say little.
 
-    Deterministic; seed: of drawing pairs, where there are more than 1,000,000 true matches or
-    250,000 others. Raises UsageError for another keep, and where no person has a true match.
+    Deterministic; seed: of drawing parts, and pairs where there are more than 1,000,000 true
+    matches or 250,000 others. Raises UsageError for another keep, and where fewer than 5 persons
+    have a true match.
     """
     if not 0 < keep < 1:
         raise UsageError(f"the share of true matches to keep is between 0 and 1, got {keep}")
     rng = np.random.default_rng(seed)
     a, b = _matches(labels, rng)
-    if len(a) == 0:
+    _, owners = np.unique(labels.person[a], return_inverse=True)
+    persons = int(owners.max(initial=-1)) + 1
+    if persons < _FOLDS:
         raise UsageError(
-            "no person has items of two cameras, so nothing tells what a true match may look like"
+            f"{persons} persons have items of two cameras: at least {_FOLDS} are needed to choose "
+            "thresholds by, and many more to choose well"
         )
     same = _Pairs(_levels(items, a, b))
-    _, owners = np.unique(labels.person[a], return_inverse=True)
     others = _Pairs(_levels(items, *_different(labels, rng)))
-    limits, margin = _held(same, others, owners, keep=keep)
+    parts = (rng.permutation(persons) % _FOLDS)[owners]
+    low, high = 0.0, 1.0 - keep
+    kept, error = _elsewhere(same, others, owners, parts, loss=low)
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        its_kept, its_error = _elsewhere(same, others, owners, parts, loss=middle)
+        if its_kept - _SURE * its_error >= keep:
+            low, kept, error = middle, its_kept, its_error
+        else:
+            high = middle
+    limits = _lowered(same, others, loss=low)
     thresholds = {
         name: None if limit == _OFF else float(GRID[limit - 1])
         for name, limit in zip(items.names, limits.tolist(), strict=True)
     }
     named = np.flatnonzero(labels.person != NOBODY)
     asked = Labels(labels.person[named], labels.camera[named], labels.item[named])
-    quality = filter_quality(items.take(named), items, asked, labels, thresholds, same_item=True)
     return Chosen(
         thresholds=thresholds,
         keep=keep,
-        margin=float(margin),
-        quality=quality,
-        persons=int(owners.max()) + 1,
+        kept_elsewhere=kept,
+        standard_error=error,
+        quality=filter_quality(items.take(named), items, asked, labels, thresholds, same_item=True),
+        persons=persons,
     )
 
 
-def _held(
-    same: "_Pairs", others: "_Pairs", owners: NDArray[np.int64], *, keep: float
-) -> tuple[NDArray[np.int64], float]:
-    """Limits that keep `keep` of other people's matches, too, and the margin that this takes."""
-
-    def tried(target: float) -> tuple[NDArray[np.int64], float, bool]:
-        limits = _improved(same, others, lost=int((1 - target) * len(owners)))
-        lost = same.dropped(limits)
-        margin = _SURE * np.sqrt(2) * _standard_error(lost, owners)
-        return limits, margin, 1 - float(lost.mean()) - margin >= keep
-
-    low, high = keep, keep
-    limits, margin, holds = tried(keep)
-    if holds:
-        return limits, margin
-    while not holds:
-        low, high = high, min(1.0, max(keep + margin, high + 1 / len(owners)))
-        limits, margin, holds = tried(high)
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        some, its, holds = tried(middle)
-        if holds:
-            limits, margin, high = some, its, middle
-        else:
-            low = middle
-    return limits, margin
+def _elsewhere(
+    same: "_Pairs",
+    others: "_Pairs",
+    owners: NDArray[np.int64],
+    parts: NDArray[np.int64],
+    *,
+    loss: float,
+) -> tuple[float, float]:
+    """The share of true matches kept by thresholds that other parts chose, and its standard error;
+    owners, parts: of each true match."""
+    lost = np.zeros(len(owners), np.bool_)
+    for part in range(_FOLDS):
+        its = parts == part
+        limits = _lowered(_Pairs(same.levels[~its]), others, loss=loss)
+        lost[its] = _Pairs(same.levels[its]).dropped(limits)
+    return 1 - float(lost.mean()), _standard_error(lost, owners)
 
 
 def _matches(
@@ -172,28 +181,29 @@ def _different(
 
 
 def _levels(items: Coded, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """How high the threshold can be at which each attribute still drops each pair: uint8 (n, A), 1 +
-    its place in `GRID`; 0 where it never does."""
+    """The highest threshold at which each attribute drops each pair: uint8 (n, A), its place in
+    `GRID` counted from 1; 0 where it never does."""
     levels = np.zeros((len(a), len(items.names)), np.uint8)
     grid = GRID.astype(np.float32)
     for at in range(len(items.names)):
         bits = items.bits[:, items.first[at] : items.first[at + 1]]
-        known = bits.any(axis=1)
+        known = np.any(bits, axis=1)
         sure = np.searchsorted(grid, items.sure[:, at], side="right").astype(np.uint8)
-        apart = known[a] & known[b] & ~(bits[a] & bits[b]).any(axis=1)
+        apart = known[a] & known[b] & np.all(bits[a] & bits[b] == 0, axis=1)
         levels[:, at] = np.where(apart, np.minimum(sure[a], sure[b]), 0)
     return levels
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs as `_levels` has them. Limits are int64 (A,): from which level on an attribute drops."""
+    """Pairs as `_levels` has them. Limits, int64 (A,): the level from which each attribute
+    drops."""
 
     levels: NDArray[np.uint8]
 
     def dropped(self, limits: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of them go, (n,)."""
-        gone: NDArray[np.bool_] = (self.levels >= limits).any(axis=1)
+        gone: NDArray[np.bool_] = np.any(self.levels >= limits, axis=1)
         return gone
 
     def alone(self, limits: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -220,51 +230,20 @@ def _count_alone(levels, limits, counts):  # type: ignore[no-untyped-def]
             counts[by, levels[pair, by]] += 1
 
 
-def _improved(same: _Pairs, others: _Pairs, *, lost: int) -> NDArray[np.int64]:
-    """Limits by which no more than `lost` of the true matches go, and many others."""
-    attributes = same.levels.shape[1]
-    everything = np.ones(attributes, np.bool_)
-    limits = _lowered(np.full(attributes, _OFF), same, others, lost=lost, allowed=everything)
-    best = int(others.dropped(limits).sum())
-    improving = True
-    while improving:
-        improving = False
-        for at in range(attributes):
-            if limits[at] == _OFF:
-                continue
-            without = limits.copy()
-            without[at] = _OFF
-            allowed = everything.copy()
-            allowed[at] = False
-            tried = _lowered(without, same, others, lost=lost, allowed=allowed)
-            tried = _lowered(tried, same, others, lost=lost, allowed=everything)
-            found = int(others.dropped(tried).sum())
-            if found > best:
-                limits, best, improving = tried, found, True
-    return limits
-
-
-def _lowered(
-    limits: NDArray[np.int64],
-    same: _Pairs,
-    others: _Pairs,
-    *,
-    lost: int,
-    allowed: NDArray[np.bool_],
-) -> NDArray[np.int64]:
-    """Limits lowered step by step, each time where most is dropped for what it costs, until no
-    step is left that drops anything; of equal steps the first attribute's, and the lowest limit."""
-    limits = limits.copy()
+def _lowered(same: _Pairs, others: _Pairs, *, loss: float) -> NDArray[np.int64]:
+    """Limits lowered step by step, each time where most is dropped for what it costs, as long as
+    no more than that share of true matches is lost; of equal steps the first attribute's, and the
+    lowest limit."""
+    limits = np.full(same.levels.shape[1], _OFF, np.int64)
+    level = np.arange(len(GRID) + 2)
     while True:
-        room = lost - int(same.dropped(limits).sum())
+        room = int(loss * len(same.levels)) - int(same.dropped(limits).sum())
         current = np.minimum(limits, len(GRID) + 1)[:, None]
         gained, cost = (
-            (counts - np.take_along_axis(counts, current, axis=1)).astype(np.float64)
+            counts - np.take_along_axis(counts, current, axis=1)
             for counts in (others.alone(limits), same.alone(limits))
         )
-        level = np.arange(len(GRID) + 2)
         possible = (gained > 0) & (cost <= room) & (level >= 1) & (level < current)
-        possible &= allowed[:, None]
         if not possible.any():
             return limits
         # One more, so that of steps that cost nothing the one that drops most comes first.
@@ -278,7 +257,5 @@ def _standard_error(lost: NDArray[np.bool_], owners: NDArray[np.int64]) -> float
     matches = np.bincount(owners).astype(np.float64)
     missed = np.bincount(owners, weights=lost)
     persons = len(matches)
-    if persons < 2:
-        return 0.0
     off = missed - missed.sum() / matches.sum() * matches
     return float(np.sqrt((off**2).sum() / (persons - 1) * persons) / matches.sum())

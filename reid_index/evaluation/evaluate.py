@@ -69,7 +69,8 @@ def evaluate(
     same_item: equal ids on both sides are the same item (both were read from one gallery), and
     none answers itself. drops: what a filter takes out of each query's list; a true match among it
     is not found at all, so AP and INP count it as missed. seed: of the samplings of a protocol that
-    has repeats; its CMC is then of one gallery item a person, its mAP and mINP of the whole gallery.
+    has repeats; its CMC is then of one gallery item a person, its mAP and mINP of the whole
+    gallery.
 
     Raises UsageError when no query has a match, when scores and labels differ in size, for an
     unknown rule, and for drops in a protocol that has repeats; what the scores raise.

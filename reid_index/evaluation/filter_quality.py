@@ -2,9 +2,9 @@
 
 A gallery item is dropped for a query where, for some attribute in use, both are known, each at
 least as sure as the attribute's threshold, and they disagree: their words differ, their sets have
-no word in common (a word beside a set is a set of one). What is unknown or unsure stays. Over all pairs of query and gallery that an
-evaluation considers, as two numbers say what a filter is worth: how many of the true matches stay,
-and how much of the gallery goes.
+no word in common (a word beside a set is a set of one). What is unknown or unsure stays. Over all
+pairs of query and gallery that an evaluation considers, two numbers say what a filter is worth: how
+many of the true matches stay, and how much of the gallery goes.
 """
 
 from collections.abc import Mapping, Sequence
