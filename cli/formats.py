@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from reid_index import Match, Result
+from reid_index.attributes import CONFIDENCE, ORIGIN, PREFIX, names_in
+from reid_index.filters.where import compile_where
 
 _FIELDS = (
     *("rank", "item", "source", "camera", "person", "track", "video", "start", "end"),
@@ -22,10 +26,12 @@ def as_record(match: Match) -> dict[str, Any]:
 
     Times are ISO 8601 in UTC. similarity is null in a Euclidean gallery, distance in the others;
     matched_distance is null where no parts are compared, reranked_distance unless the answer was
-    re-ranked.
+    re-ranked. confidence is there where nothing but a description was asked for.
     A further column of the item that is called like one of these, such as rank, is left out.
     """
     record = {name: getattr(match, name) for name in _FIELDS}
+    if match.confidence is not None:
+        record["confidence"] = match.confidence
     record |= {name: value for name, value in match.extra.items() if name not in record}
     return {name: plain(value) for name, value in record.items()}
 
@@ -51,12 +57,14 @@ def jsonl(result: Result) -> str:
     )
 
 
-def csv_text(result: Result, *, columns: Sequence[str]) -> str:
+def csv_text(result: Result, *, columns: Sequence[str], is_described: bool = False) -> str:
     """CSV with a header; a box or a set is a JSON list in its cell.
 
     columns: all that the gallery's items have, so that every answer has the same header.
+    is_described: nothing but a description was asked for, so that matches have a confidence.
     """
-    names = [*_FIELDS, *(name for name in columns if name not in _FIELDS)]
+    fields = (*_FIELDS, "confidence") if is_described else _FIELDS
+    names = [*fields, *(name for name in columns if name not in fields)]
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
@@ -70,18 +78,21 @@ def csv_text(result: Result, *, columns: Sequence[str]) -> str:
     return out.getvalue()
 
 
-def table(result: Result) -> str:
-    """A table for a terminal."""
+def table(result: Result, *, attributes: Sequence[str] = (), is_described: bool = False) -> str:
+    """A table for a terminal. attributes: of the items, to be shown; is_described: see
+    `csv_text`."""
     score = "similarity" if result.metric.higher_is_better else "distance"
+    if is_described:
+        score = "confidence"
     reranked = any(match.reranked_distance is not None for match in result.matches)
     matched = any(match.matched_distance is not None for match in result.matches)
-    rows = [["rank", "item", score, "camera", "person", "time", "source"]]
+    rows = [["rank", "item", score, "camera", "person", *attributes, "time", "source"]]
     if reranked:
         rows[0].insert(3, "re-ranked")
     if matched:
         rows[0].insert(3, "matched")
     for match in result.matches:
-        value = match.similarity if match.distance is None else match.distance
+        value = score_of(match)
         rows.append(
             [
                 str(match.rank),
@@ -89,6 +100,7 @@ def table(result: Result) -> str:
                 f"{value:.4f}",
                 _or_dash(match.camera),
                 _or_dash(match.person),
+                *(attribute_text(match, name) or "-" for name in attributes),
                 when(match),
                 place(match),
             ]
@@ -98,6 +110,35 @@ def table(result: Result) -> str:
         if matched:
             rows[-1].insert(3, f"{match.matched_distance:.4f}")
     return aligned(rows)
+
+
+def score_of(match: Match) -> float:
+    """Its similarity, distance or confidence: the one that it has."""
+    scores = (match.similarity, match.distance, match.confidence)
+    return next(score for score in scores if score is not None)
+
+
+def named_attributes(where: str | None, schema: pa.Schema) -> list[str]:
+    """The attributes that an expression asks of columns of that schema, without prefix. Raises
+    WhereError."""
+    if where is None:
+        return []
+    asked = [
+        name.removesuffix(CONFIDENCE).removesuffix(ORIGIN)
+        for name in compile_where(where).columns(schema)
+    ]
+    return names_in(name for name in dict.fromkeys(asked) if name in schema.names)
+
+
+def attribute_text(match: Match, name: str) -> str | None:
+    """An attribute of a match, "yes (0.93)" or "black, red (0.81)", without a number where somebody
+    said so; None where it is not known."""
+    value = match.extra.get(PREFIX + name)
+    if value is None:
+        return None
+    words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    sure = match.extra.get(PREFIX + name + CONFIDENCE)
+    return words if sure is None else f"{words} ({sure:.2f})"
 
 
 def place(match: Match) -> str:

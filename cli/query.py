@@ -7,16 +7,14 @@ import click
 
 from reid_index.errors import UsageError
 
+from .attribute_options import auto_filter_options, parse_auto_filter
 from .cameras import parse_cameras
 from .candidate_options import candidate_options, refuse_candidate_options
 from .paths import PATH
 from .rerank_options import make_reranking, refuse_given, rerank_options
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from reid_index import Gallery, Result
-    from reid_index.search.result import Match
 
     from .target import Target
 
@@ -47,10 +45,12 @@ if TYPE_CHECKING:
     metavar="N|own",
     help="Leave items of this camera out; `own` is the target's. Can be given again.",
 )
+@auto_filter_options
 @click.option(
     "--threshold",
     metavar="S|auto",
-    help="Smallest similarity (largest distance when Euclidean); auto: as calibrated.",
+    help="Smallest similarity (largest distance when Euclidean); auto: as calibrated. Without a "
+    "target, smallest confidence.",
 )
 @click.option(
     "--false-match-rate",
@@ -123,6 +123,9 @@ def command(
     k: int,
     where: str | None,
     not_camera: tuple[str, ...],
+    auto_filter: str | None,
+    filter_at: tuple[str, ...],
+    no_filter_by: tuple[str, ...],
     threshold: str | None,
     false_match_rate: float | None,
     recall: float | None,
@@ -154,6 +157,7 @@ def command(
     TARGET is a picture, a folder or list of pictures of one person, a video, or a vector (.npy,
     .h5, .parquet) of the gallery's extractor; --item N takes a person who is in the gallery
     already. Videos are compared segment by segment, and the answer is whole videos and tracks.
+    --where alone, without a target, lists the items that it describes, the surest first.
     """
     import time
 
@@ -162,12 +166,30 @@ def command(
     from reid_index.search.matching import SHORTLIST
 
     from .query_video import Asked, answer_candidates, asks_for_candidates
+    from .query_where import Described, answer_description, refuse_of_targets
 
-    _refuse_senseless(target, item, k=k, out=out)
+    _refuse_senseless(target, item, where, k=k, out=out)
+    if target is None and item is None:
+        refuse_of_targets()
     _refuse_clashing(rerank=rerank, exact=exact, recall=recall, search_device=search_device)
+    filtering = parse_auto_filter(auto_filter, filter_at, no_filter_by)
     opened = Gallery.open(gallery)
     _refuse_shortlist(opened, shortlist, exact=exact)
     times = {"open": time.perf_counter() - started}
+    if target is None and item is None:
+        described = Described(
+            where=where or "",
+            not_camera=not_camera,
+            k=k,
+            threshold=threshold,
+            title=title,
+            root=root,
+        )
+        text, told, how = answer_description(opened, described, form=form, times=times)
+        _write(text, out)
+        for note in [*told, *([how] if explain else [])]:
+            click.echo(note, err=True)
+        return
     if asks_for_candidates(opened, target, aggregate):
         asked = Asked(
             path=target,
@@ -213,11 +235,19 @@ def command(
         device=device,
     )
     times["target"] = time.perf_counter() - started
+    agreement = None
+    if filtering is not None:
+        from .agreeing import agreement_of
+
+        agreement = agreement_of(
+            looked_for.attributes, filtering, label=looked_for.label, path=gallery
+        )
     result = opened.search(
         looked_for.vectors,
         k=k,
         where=where,
         not_camera=parse_cameras(not_camera, looked_for.camera),
+        agreement=agreement,
         threshold=_threshold(opened, threshold, false_match_rate),
         combine=combine,
         parts=looked_for.parts,
@@ -227,24 +257,38 @@ def command(
         recall=recall,
         device=search_device,
     )
+    from .formats import csv_text, jsonl, named_attributes, table
+
+    attributes = named_attributes(where, opened.items.schema)
+    if result.agreed is not None:
+        used = (one.name for one in result.agreed.attributes if one.unused is None)
+        attributes = list(dict.fromkeys([*attributes, *used]))
     hidden = None
     if form == "html":
-        text, hidden = _sheet(
+        from .item_sheet import item_sheet
+
+        rules = {"where": where or "everything", "not camera": ", ".join(not_camera) or "-"}
+        if result.agreed is not None:
+            dropped, of = result.agreed.dropped, result.agreed.allowed
+            rules["auto-filter"] = f"{dropped:,} of {of:,} items dropped"
+        text, hidden = item_sheet(
             opened,
             result,
-            looked_for,
-            title=title or f"{looked_for.label} in {opened.path.absolute().name}",
+            images=looked_for.images,
+            label=looked_for.label,
             person=person or looked_for.person,
-            rules={"where": where or "everything", "not camera": ", ".join(not_camera) or "-"},
+            is_described=False,
+            attributes=attributes,
+            title=title or f"{looked_for.label} in {opened.path.absolute().name}",
+            rules=rules,
             root=root,
         )
+    elif form == "csv":
+        text = csv_text(result, columns=opened.items.column_names)
+    elif form == "jsonl":
+        text = jsonl(result)
     else:
-        from .formats import csv_text, jsonl, table
-
-        if form == "csv":
-            text = csv_text(result, columns=opened.items.column_names)
-        else:
-            text = {"table": table, "jsonl": jsonl}[form](result)
+        text = table(result, attributes=attributes)
     _write(text, out)
     notes = [result.fallback, result.note, hidden]
     if rerank and not explain:
@@ -257,10 +301,15 @@ def command(
         click.echo(_explanation(result, times, where=where, not_camera=not_camera), err=True)
 
 
-def _refuse_senseless(target: Path | None, item: int | None, *, k: int, out: Path | None) -> None:
+def _refuse_senseless(
+    target: Path | None, item: int | None, where: str | None, *, k: int, out: Path | None
+) -> None:
     """Raise UsageError for options that make no sense, before anything is opened."""
-    if (target is None) == (item is None):
-        raise UsageError("name what to look for: a TARGET or --item N, one of the two")
+    if (target is None) == (item is None) and (target is not None or where is None):
+        raise UsageError(
+            "name what to look for: a TARGET or --item N, one of the two, or --where alone to list "
+            "what it describes"
+        )
     if k < 1:
         raise UsageError(f"--top must be at least 1, got {k}")
     if out is not None and not out.absolute().parent.is_dir():
@@ -355,53 +404,6 @@ def _threshold(gallery: "Gallery", text: str | None, rate: float | None) -> floa
         raise UsageError(f"--threshold {text!r}: a number or `auto`, please") from None
 
 
-def _sheet(
-    gallery: "Gallery",
-    result: "Result",
-    target: "Target",
-    *,
-    title: str,
-    person: str | None,
-    rules: dict[str, str],
-    root: Path | None,
-) -> tuple[str, str | None]:
-    """The page, and a line on the pictures that it cannot show, None where it shows them all."""
-    from .sheet import render_sheet
-    from .target import load_crop
-
-    shown = []
-
-    def load(match: "Match") -> "Image | None":
-        crop = load_crop(match.source, match.root, match.box, other_root=root)
-        if match.root or root:  # elsewhere there never were pictures
-            shown.append(crop is not None)
-        return crop
-
-    page = render_sheet(
-        result,
-        query_images=target.images,
-        query_label=target.label,
-        query_person=person,
-        load_crop=load,
-        title=title,
-        details=[
-            ("gallery", f"{gallery.path.absolute().name}, generation {result.generation}"),
-            ("extractor", gallery.fingerprint.name),
-            *rules.items(),
-            ("allowed", f"{result.allowed:,} of {result.rows:,} items"),
-            ("search", result.plan + (", exact" if result.exact else ", approximate")),
-            ("time", f"{1000 * sum(result.seconds.values()):.1f} ms"),
-        ],
-        footnote="A high rank is no proof of who somebody is.",
-    )
-    hidden = shown.count(False)
-    if hidden == 0:
-        return page, None
-    return page, (
-        f"{hidden} of {len(shown)} pictures cannot be shown; --root says where they are now"
-    )
-
-
 def _rerank_notes(result: "Result", *, is_item: bool) -> list[str]:
     """What a reader of re-ranked ranks must know."""
     notes = [] if result.exact else [f"not exact: {result.plan}"]
@@ -437,4 +439,9 @@ def _explanation(
     ]
     stages = times | dict(result.seconds)
     spent = " · ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in stages.items())
-    return "\n".join([*lines, f"ms          {spent}"])
+    lines.append(f"ms          {spent}")
+    if result.agreed is not None:
+        from .agreeing import explained
+
+        lines.append(explained(result.agreed))
+    return "\n".join(lines)

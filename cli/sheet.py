@@ -14,17 +14,21 @@ from PIL import Image
 
 from reid_index.search.result import Match, Result
 
+from .formats import attribute_text, score_of
+
 _THUMBNAIL = (128, 256)  # width, height in pixels: the 1:2 of a standing person
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Card:
-    """One match as the template prints it. picture: a data: URI, None where it cannot be shown."""
+    """One match as the template prints it. picture: a data: URI, None where it cannot be shown.
+    attributes: (name, words)."""
 
     match: Match
     picture: str | None
     verdict: str
     score: float
+    attributes: Sequence[tuple[str, str]]
     time: str | None
     file: str
 
@@ -39,6 +43,8 @@ def render_sheet(
     title: str,
     details: Sequence[tuple[str, str]],
     footnote: str | None = None,
+    is_described: bool = False,
+    attributes: Sequence[str] = (),
 ) -> str:
     """The page as one string, to be written as UTF-8.
 
@@ -46,11 +52,16 @@ def render_sheet(
     file name for instance. query_person: the query's person label, None where unknown.
     load_crop: yields the crop of a match, None where it cannot be had; errors that it raises pass
     through. details: (term, value) pairs about the search, shown in this order.
+    is_described: there was no target but a description, the label, and scores are confidences.
+    attributes: those of the matches that are shown, by name.
 
     Pictures become JPEG thumbnails of at most 128×256 pixels; their shape is kept, and smaller
-    ones are not enlarged. Scores have 4 decimals on the page; `data-similarity` or
-    `data-distance` of each card has every digit.
+    ones are not enlarged. Scores have 4 decimals on the page; `data-similarity`, `data-distance`
+    or `data-confidence` of each card has every digit.
     """
+    score = "similarity" if result.metric.higher_is_better else "distance"
+    if is_described:
+        score = "confidence"
     page = (
         templates()
         .get_template("sheet.html")
@@ -59,10 +70,13 @@ def render_sheet(
             query_label=query_label,
             query_person=query_person,
             query_pictures=[data_uri(image) for image in query_images],
-            score_name="similarity" if result.metric.higher_is_better else "distance",
+            score_name=score,
+            is_described=is_described,
             reranked=any(match.reranked_distance is not None for match in result.matches),
             matched=any(match.matched_distance is not None for match in result.matches),
-            cards=[_card(match, query_person, load_crop(match)) for match in result.matches],
+            cards=[
+                _card(match, query_person, load_crop(match), attributes) for match in result.matches
+            ],
             note=result.note,
             details=details,
             footnote=footnote,
@@ -85,14 +99,20 @@ def templates() -> Environment:
     return environment
 
 
-def _card(match: Match, query_person: str | None, crop: Image.Image | None) -> _Card:
-    score = match.similarity if match.similarity is not None else match.distance
-    assert score is not None  # a match has one of the two
+def _card(
+    match: Match,
+    query_person: str | None,
+    crop: Image.Image | None,
+    attributes: Sequence[str],
+) -> _Card:
     return _Card(
         match=match,
         picture=None if crop is None else data_uri(crop),
         verdict=verdict_of(match.person, query_person),
-        score=score,
+        score=score_of(match),
+        attributes=[
+            (name.replace("_", " "), attribute_text(match, name) or "–") for name in attributes
+        ],
         time=_time(match),
         file=_file_name(match.source),
     )

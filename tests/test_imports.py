@@ -37,7 +37,8 @@ HEAVY = {
 LOADED_LATE = {
     f"cli/{name}.py"
     for name in (
-        *("crowd", "explained", "figure", "formats", "heat_sheet", "judge", "judge_report"),
+        *("agreeing", "crowd", "explained", "figure", "formats", "heat_sheet", "item_sheet"),
+        *("judge", "judge_report"),
         *("judge_tracks", "question"),
         *("match_formats", "matrix", "plots", "report", "sheet", "sides", "target", "world"),
         *("strips", "timeline", "video_formats", "video_sheet", "video_target"),

@@ -303,11 +303,22 @@ def test_a_long_expression_is_cut_around_the_place() -> None:
 
 
 def test_columns_are_listed_as_they_are_to_be_written() -> None:
-    table = pa.table({"in": [1], "two\nwords": [1], 'a"b': [1], "attr.Hat": [1]})
+    table = pa.table({"in": [1], "two\nwords": [1], 'a"b': [1], "my.Hat": [1]})
     with pytest.raises(WhereError) as caught:
-        compile_where("attr.hut = 1").mask(table)
-    hint = '(did you mean \'attr.Hat\'?); columns: "in", "two words", "a""b", attr.Hat'
+        compile_where("my.hut = 1").mask(table)
+    hint = '(did you mean \'my.Hat\'?); columns: "in", "two words", "a""b", my.Hat'
     assert hint in str(caught.value)
+
+
+def test_of_attributes_only_attributes_are_listed() -> None:
+    names = ["camera", "attr.hat", "attr.hat.confidence", "attr.hat.origin", "attr.a b"]
+    table = pa.table({name: [1] for name in names})
+    with pytest.raises(WhereError) as caught:
+        compile_where("attr.hut = 'yes'").mask(table)
+    hint = "(did you mean 'attr.hat'?); attributes: attr.hat, \"attr.a b\"\n"
+    assert f"unknown column 'attr.hut' at character 1 {hint}" in str(caught.value)
+    with pytest.raises(WhereError, match=r"attributes: none"):
+        compile_where("attr.hut = 'yes'").mask(table.select(["camera"]))
 
 
 @pytest.mark.parametrize(

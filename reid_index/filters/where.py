@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..attributes import PREFIX, names_in
 from ..errors import WhereError
 from .columns import IsNull, Kind, OfColumns, OfValues, Predicate, kind_of, plain_type
 
@@ -143,13 +144,17 @@ class _Column:
             if close
             else "text goes in 'single quotes'"
         )
+        what = "columns"
+        if self.name.startswith(PREFIX):
+            # Each has two columns more, among which those that can be meant are hard to see.
+            what, names = "attributes", [PREFIX + name for name in names_in(names)]
         written = (
             name if _BARE_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"'
             for name in names
         )
-        columns = _printable(", ".join(written)) or "none"
+        listed = _printable(", ".join(written)) or "none"
         return self.place.error(
-            f"unknown column {_quoted(self.name)}", f" ({hint}); columns: {columns}"
+            f"unknown column {_quoted(self.name)}", f" ({hint}); {what}: {listed}"
         )
 
 
