@@ -45,9 +45,11 @@ from .store.attached import attach, check_kind, detach
 from .store.frames import SegmentFrames
 from .store.items import item_table
 from .store.manifest import AttachedEntry, Manifest, Past
+from .store.overlays import said_of
 from .store.retire import retire
 from .store.shard import open_shard
 from .store.writer import Writer, create, writing
+from .upkeep.attributes import clear_attributes, set_attributes
 from .upkeep.delete import delete_rows, rows_of
 
 if TYPE_CHECKING:
@@ -313,6 +315,52 @@ class Gallery:
     def has_added(self, key: str) -> bool:
         """Whether the gallery, as it is now, was added to by that key."""
         return has_added(commit.open_present(self.path).manifest, key)
+
+    def set_attributes(
+        self, table: pa.Table | Sequence[Mapping[str, Any]], *, origin: str | None = None
+    ) -> int:
+        """Say attributes of items, in one commit, beside the shards, which stay as they are; how
+        many cells were said. This object then sees them, and so does everyone who opens the
+        gallery, in `items` and in every filter.
+
+        table: `item`, ids of items, each once, and for any attributes (see attributes.py) the
+        columns `attr.NAME`, words or sets of words, and, if there are any, `attr.NAME.confidence`
+        and `attr.NAME.origin`; a cell without a value says nothing. Attributes that no item had
+        are new columns.
+        origin: "label", "person" or "model NAME VERSION SHA256", of cells without one of their own;
+        "label" unless given. What a person said is not replaced by a label, nor a label by a model;
+        of equal origins the later counts. Such cells are kept all the same, until `compact`.
+
+        Raises BadItems (another column, an item that is not there or has two rows, a word where
+        the gallery has sets or the other way round, a confidence that is not from 0 to 1, an
+        origin that there is none of), UsageError (what an attribute cannot be called),
+        GalleryLocked; the gallery is then as it was.
+        """
+        overlay = said_of(table, origin=origin)
+        with self.writing() as writer:
+            cells = set_attributes(writer, overlay)
+            self.refresh()
+        return cells
+
+    def clear_attributes(
+        self, names: Collection[str] | None = None, *, origin: str | None = None
+    ) -> int:
+        """Take back what `set_attributes` has said, in one commit; how many cells are gone. What
+        the items were added with stays, and is seen again.
+
+        names: of these attributes, of all unless given. origin: only what that has said, as
+        "model NAME VERSION SHA256".
+
+        Raises UsageError for a name of which nothing was said, GalleryLocked.
+        """
+        if isinstance(names, str):
+            raise UsageError(f"names are a list, as in [{names!r}]")
+        with self.writing() as writer:
+            cells = clear_attributes(writer, names, origin=origin)
+            self.refresh()
+            if cells:
+                retire(self.path, writer.present)
+        return cells
 
     def delete(
         self,

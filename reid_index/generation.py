@@ -30,6 +30,7 @@ from .store.frames import SegmentFrames
 from .store.items import STANDARD, stack
 from .store.lease import Lease
 from .store.manifest import Manifest, ShardEntry
+from .store.overlays import lay_over, read_overlays
 from .store.shard import Shard
 from .store.tracks import roots_by_row
 
@@ -185,7 +186,8 @@ class Generation:
     @cached_property
     def searched(self) -> Searched:
         """What a query searches: the stored rows, of which none that is deleted is allowed."""
-        items = stack([shard.items for shard in self.shards] or [_no_items()])
+        stored = stack([shard.items for shard in self.shards] or [_no_items()])
+        items = lay_over(stored, read_overlays(self.path, self.manifest), of=self.path)
         return Searched(
             rows=Rows(
                 blocks=[

@@ -221,7 +221,7 @@ def append(writer: Writer, write: NewShard, *, key: str | None = None) -> None:
         shard = open_shard(folder)
         columns = check_alike(
             shard,
-            columns=_columns(writer),
+            columns=columns_of_gallery(writer),
             beside=open_shard(writer.gallery / present.folders[-1]) if present.shards else None,
             of=writer.gallery,
         )
@@ -235,8 +235,9 @@ def append(writer: Writer, write: NewShard, *, key: str | None = None) -> None:
         )
 
 
-def _columns(writer: Writer) -> dict[str, str]:
-    """Those of the gallery; galleries of older formats do not list them."""
+def columns_of_gallery(writer: Writer) -> dict[str, str]:
+    """The columns of the present generation and their types as text; galleries of older formats do
+    not list them."""
     if writer.present.columns is not None:
         return dict(writer.present.columns)
     columns: dict[str, str] = {}

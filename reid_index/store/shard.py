@@ -36,7 +36,7 @@ from ..matcher import Matcher, told
 from ..metric import Metric
 from ..reading import PARQUET_ERRORS, ParquetTable, number, parse_json, shown, text, whole
 from .frames import OffsetCheck, offsets_of, wrong_offsets, wrong_shapes
-from .items import conform, stack, type_text
+from .items import conform, sound_attributes, stack, type_text
 from .vectors import (
     FRAMES,
     HDF5_ERRORS,
@@ -47,7 +47,7 @@ from .vectors import (
     write_vectors,
 )
 
-FORMAT = (1, 5)
+FORMAT = (1, 6)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")
@@ -398,7 +398,7 @@ def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
                 # Before version 26, pyarrow could not read back lists of fixed size with nulls.
                 at = table.column_names.index("box")
                 table = table.set_column(at, "box", table["box"].cast(pa.list_(pa.float32())))
-                table = _without_unused(table)
+                table = without_unused_texts(table)
                 if writer is None:
                     writer = pq.ParquetWriter(file, table.schema, compression="zstd")
                 if table.schema != writer.schema:
@@ -413,7 +413,7 @@ def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
     return rows
 
 
-def _without_unused(table: pa.Table) -> pa.Table:
+def without_unused_texts(table: pa.Table) -> pa.Table:
     """The table with no text in a dictionary that no row has: a part of a table comes with those of
     all of it, and a rest of one with those of deleted rows."""
     for at, name in enumerate(table.column_names):
@@ -598,10 +598,11 @@ def _alike(shards: Sequence[Shard]) -> Iterator[pa.Table]:
 
 
 def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
-    """Tables of items with ids; see `merge_shards`."""
+    """Tables of items with ids; see `merge_shards`. Raises BadItems, also for what
+    `sound_attributes` refuses."""
     taken = np.empty(0, np.int64)
     next_item = first_item
-    for table in map(conform, tables):
+    for table in map(sound_attributes, map(conform, tables)):
         given = table["item"]
         if given.null_count == table.num_rows:
             if next_item + table.num_rows > _LAST_ITEM:
