@@ -49,6 +49,10 @@ class Coded:
         """Those rows alone, in that order."""
         return Coded(self.names, self.first, self.bits[rows], self.sure[rows])
 
+    def part(self, start: int, stop: int) -> "Coded":
+        """The rows start … stop."""
+        return Coded(self.names, self.first, self.bits[start:stop], self.sure[start:stop])
+
     def confident(self, thresholds: Mapping[str, float | None]) -> NDArray[np.uint64]:
         """`bits` as they count under thresholds: all set, so that nothing disagrees with them,
         where an attribute is unknown, not sure enough, or not used (None, or not named)."""
