@@ -106,7 +106,7 @@ def _judged(
     if labels is not None:
         held_out = [whole] if split is None else [parts["query"], parts["gallery"]]
         record |= _accuracy([side.items for side in held_out], labels)
-    record |= _filtering(parts, names, keep=keep, same_item=split is None)
+    record |= _filtering(parts, names, keep=keep)
     return record
 
 
@@ -156,9 +156,7 @@ def _as_record(one: "AttributeQuality") -> dict[str, Any]:
     return {**asdict(one), "coverage": one.coverage}
 
 
-def _filtering(
-    parts: "dict[str, Side]", names: list[str], *, keep: float | None, same_item: bool
-) -> dict[str, Any]:
+def _filtering(parts: "dict[str, Side]", names: list[str], *, keep: float | None) -> dict[str, Any]:
     from reid_index.evaluation.attribute_thresholds import choose_thresholds
     from reid_index.evaluation.filter_quality import code, filter_quality
     from reid_index.evaluation.protocol import label
@@ -171,7 +169,7 @@ def _filtering(
 
     def told(thresholds: dict[str, float | None]) -> dict[str, Any]:
         found = filter_quality(
-            asked, searched, labelled.query, labelled.gallery, thresholds, same_item=same_item
+            asked, searched, labelled.query, labelled.gallery, thresholds, same_item=True
         )
         return {"kept": found.kept_share, "dropped": found.dropped_share, **_counts(found)}
 
