@@ -39,7 +39,7 @@ LOADED_LATE = {
     for name in (
         *("agreeing", "crowd", "explained", "figure", "formats", "heat_sheet", "item_sheet"),
         *("judge", "judge_report"),
-        *("judge_tracks", "question"),
+        *("judge_filter", "judge_tracks", "question"),
         *("match_formats", "matrix", "plots", "report", "sheet", "sides", "target", "world"),
         *("strips", "timeline", "video_formats", "video_sheet", "video_target"),
     )
