@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ from .systems import Plan, make_system, plan_from
 from .systems.coattention import CoAttention
 from .systems.haa import HAA
 from .systems.system import System
+from .told import model_origin, told_columns
 from .torch_model import TorchExtractor, torch_device
 from .weighting import Weighting
 

@@ -3,14 +3,19 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reid_index.attributes import PREFIX
 from reid_index.errors import UsageError
 
+from ..attribute_labels import read_labels
 from ..systems import OF_REGIONS, Plan
+from ..systems.fls import REGIONS
+from .crops import Labelled
 
 Words = tuple[tuple[str, tuple[str, ...]], ...]
 """Attribute → its words, in pairs."""
@@ -47,10 +52,10 @@ class Looks:
             if self.parsed.ndim != 3 or len(self.parsed) != crops:
                 raise UsageError(f"{crops} maps are needed, not {self.parsed.shape}")
             most = int(self.parsed.max(initial=0))
-            if most >= plan.regions:
+            told = (plan.regions or REGIONS) - 1
+            if most > told:
                 raise UsageError(
-                    f"the parser's maps have a part {most}, and {plan.regions - 1} parts are told "
-                    "beside belongings"
+                    f"the parser's maps have {most} parts, and {told} are told beside belongings"
                 )
 
     def parsed_at(self, height: int, width: int) -> NDArray[np.uint8] | None:
@@ -69,6 +74,26 @@ class Looks:
             for name, one in both.items()
             if one is not None
         }
+
+
+def read_words(path: Path, labelled: Labelled) -> tuple[Words, NDArray[np.float32], Sequence[str]]:
+    """The attributes of labelled people, as a file tells them (see attribute_labels.py): words,
+    shares, and what is to be told: of the file, and how many persons have no row.
+
+    Raises BadSource, UsageError for a file whose rows are not of persons, or that tells nothing.
+    """
+    labels = read_labels(path, by="person")
+    rows = labels.table.to_pylist()
+    by_person = {row["person"]: {name: row[PREFIX + name] for name in labels.names} for row in rows}
+    people = [by_person.get(name, {}) for name in labelled.persons]
+    words = words_of(people)
+    if not words:
+        raise UsageError(f"{path}: of the persons to train on it tells no attribute that differs")
+    missing = sum(not person for person in people)
+    notes = list(labels.notes)
+    if missing:
+        notes.append(f"{path}: {missing:,} of {len(people):,} persons have no row: not known")
+    return words, shares_of(people, words), notes
 
 
 def words_of(people: Sequence[Mapping[str, Any]]) -> Words:

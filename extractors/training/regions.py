@@ -107,8 +107,8 @@ def foreground(seen: Tensor) -> Tensor:
         if not is_long.any() or is_long.all():
             break
         low, high = float(lengths[~is_long].mean()), float(lengths[is_long].mean())
-    is_long = lengths > (low + high) / 2
-    return is_long
+    longer: Tensor = lengths > (low + high) / 2
+    return longer
 
 
 def clusters(seen: Tensor, *, regions: int) -> NDArray[np.uint8]:

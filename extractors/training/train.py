@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from reid_index.errors import BadWeights, TrainingFailed, UsageError
 
 from ..preprocess import MEAN, STD, Preprocess, preprocess_to_json
-from ..systems import OF_SEGMENTS, Plan, make_system
+from ..systems import OF_REGIONS, OF_SEGMENTS, Plan, make_system
 from ..systems.coattention import CoAttention
 from ..systems.fls import FLS
 from ..systems.system import System
@@ -101,13 +101,18 @@ class Training:
                 f"{self.plan.system} learns from crops, with its backbone: frames and views are of "
                 f"{', '.join(OF_SEGMENTS)}"
             )
+        fed = self.preprocess
+        if self.plan.system in OF_REGIONS and (fed.height % 4 or fed.width % 4):
+            raise UsageError(
+                f"{self.plan.system} tells regions of cells of 4 × 4 pixels: crops of "
+                f"{fed.height}x{fed.width} are not to be divided so"
+            )
         compares = self.losses.metric != "none" and self.losses.metric_weight > 0
         if self.plan.system == "aligned" and not compares:
             raise UsageError(
                 "the stripes of aligned learn by triplets alone, so they would stay random without "
                 "a loss that compares: give --loss triplet, circle or triplet+circle"
             )
-        fed = self.preprocess
         if self.plan.system == "haa" and (
             (fed.mean, fed.std, fed.color_order) != (MEAN, STD, "RGB")
             or not math.isclose(fed.scale, 1 / 255)
