@@ -102,7 +102,7 @@ class FLS(System):
         self.regions = regions or REGIONS
         self.merge = _Merge(backbone, self.dim)
         self.pool = make_pooling(pooling)
-        self.pixels = nn.Conv2d(self.dim, 1 + self.regions, 1)
+        self.pixels = _Pixels(self.dim, 1 + self.regions)
         self.looks = None if looks is None else _Tell(self, looks, belongings=belongings)
         # Global, foreground, global with attributes if any, and the parts joined.
         wide = [self.dim] * (2 if looks is None else 3) + [self.regions * self.dim]
@@ -204,6 +204,25 @@ class _Merge(nn.Module):
                 one, size=size, mode="bilinear", align_corners=False
             )
         return torch.relu(summed)
+
+
+class _Pixels(nn.Module):
+    """Scores of each pixel, by what is seen there, normalised, and by where that is: height y,
+    y² and x², from -1 to 1, so that a score can have its best in the middle."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+        self.score = nn.Conv2d(dim + 3, count, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        y = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)[:, None]
+        across = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype)[None]
+        y, across = y.expand(height, width), across.expand(height, width)
+        place = torch.stack([y, y * y, across * across]).expand(batch, 3, height, width)
+        out: Tensor = self.score(torch.cat([self.norm(x), place], dim=1))
+        return out
 
 
 class _Tell(nn.Module):

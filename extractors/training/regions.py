@@ -89,7 +89,9 @@ def _seen(
         for start in range(0, len(crops), _BATCH):
             fed = np.stack([preprocess.normalise(crop) for crop in crops[start : start + _BATCH]])
             there = torch.from_numpy(fed).to(device, memory_format=torch.channels_last)
-            found.append(system.map(there).float().cpu())
+            # Single pixels are noise: a region is wider than that.
+            seen = functional.avg_pool2d(system.map(there).float(), 3, stride=1, padding=1)
+            found.append(seen.cpu())
     return torch.cat(found)
 
 
