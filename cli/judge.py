@@ -13,9 +13,9 @@ from extractors import DEFAULT, open_extractor
 from extractors.pictures import Source
 from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
-from reid_index.evaluation.aligned_scores import AlignedScores
 from reid_index.evaluation.evaluate import Evaluation, evaluate
 from reid_index.evaluation.fusion import FusedScores
+from reid_index.evaluation.parts_scores import parts_scores
 from reid_index.evaluation.protocol import Labelled, get_protocol, label
 from reid_index.evaluation.scores import MatrixScores, Scores, VectorScores
 from reid_index.matcher import told
@@ -287,8 +287,15 @@ def _ranked_by(
     scores: Scores = plain
     exact = True
     if gallery.matcher is not None:
-        asked = queries.parts_of(np.arange(queries.items.num_rows))
-        scores = AlignedScores(plain, asked, gallery.parts, weight=gallery.matcher.weight)
+        rows = np.arange(queries.items.num_rows)
+        scores = parts_scores(
+            gallery.matcher,
+            plain,
+            queries=queries.parts_of(rows),
+            blocks=gallery.parts,
+            visible=queries.visible_of(rows),
+            shown=gallery.visible,
+        )
     if question.rerank is not None:
         scores, exact = _reranked(question, gallery, queries, labelled)
     if not question.others:

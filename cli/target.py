@@ -29,7 +29,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Target:
-    """vectors: (n, D). parts: (n, P, Dp), None where the gallery compares none. images: the crops
+    """vectors: (n, D). parts: (n, P, Dp), None where the gallery compares none; visible: (n, P),
+    which of them are to be seen, None where the gallery does not ask or all are. images: the crops
     they come from, none for bare vectors. person, camera: where known. label: what to call the
     target."""
 
@@ -39,6 +40,7 @@ class Target:
     person: str | None
     camera: int | None
     label: str
+    visible: NDArray[np.uint8] | None = None
 
 
 def item_target(gallery: Gallery, item: int, *, other_root: Path | None) -> Target:
@@ -59,11 +61,16 @@ def item_target(gallery: Gallery, item: int, *, other_root: Path | None) -> Targ
         person=record["person"],
         camera=record["camera"],
         label=f"item {item}",
+        visible=gallery.visible([row]) if _has_visible(gallery) else None,
     )
 
 
 def _has_parts(gallery: Gallery) -> bool:
     return gallery.matcher is not None and not gallery.matcher.of_frames
+
+
+def _has_visible(gallery: Gallery) -> bool:
+    return gallery.matcher is not None and gallery.matcher.has_visible
 
 
 def file_target(
@@ -102,7 +109,7 @@ def file_target(
         what = "a folder" if path.is_dir() else "a list"
         raise UsageError(f"{path} is {what}: a box or position belongs to one picture")
     extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
-    vectors, parts = _embed(extractor, crops)
+    vectors, parts, visible = _embed(extractor, crops)
     return Target(
         vectors=vectors,
         parts=parts if _has_parts(gallery) else None,
@@ -110,18 +117,23 @@ def file_target(
         person=person,
         camera=camera,
         label=path.name,
+        visible=visible if _has_visible(gallery) else None,
     )
 
 
 def _embed(
     extractor: "Extractor", crops: "Sequence[Crop]"
-) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
-    """The crops' vectors (n, D), and their parts (n, P, Dp), if the extractor has any."""
+) -> tuple[NDArray[np.floating], NDArray[np.floating] | None, NDArray[np.uint8] | None]:
+    """The crops' vectors (n, D), their parts (n, P, Dp), if the extractor has any, and which of
+    these are visible (n, P), if it says so."""
     batches = [crops[at : at + 32] for at in range(0, len(crops), 32)]
     made = [extractor.extract(batch) for batch in batches]
-    parts = [one.parts for one in made if one.parts is not None]
     vectors = np.concatenate([one.global_ for one in made])
-    return vectors, np.concatenate(parts) if parts else None
+    parts = [(one.parts, one.visible) for one in made if one.parts is not None]
+    if not parts:
+        return vectors, None, None
+    visible = [np.ones(its.shape[:2], np.uint8) if seen is None else seen for its, seen in parts]
+    return vectors, np.concatenate([its for its, _ in parts]), np.concatenate(visible)
 
 
 def read_person(

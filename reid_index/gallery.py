@@ -35,6 +35,7 @@ from .store.append import (
     checked_frames,
     checked_parts,
     checked_vectors,
+    checked_visible,
     has_added,
     of_rows,
     of_shards,
@@ -204,6 +205,12 @@ class Gallery:
         return self._generation.part_blocks
 
     @property
+    def visible_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
+        """Which parts of all rows are visible, as `part_blocks` has them, uint8 (n, P) of 0 and 1
+        each; None without the matcher visibility."""
+        return self._generation.visible_blocks
+
+    @property
     def frame_blocks(self) -> tuple[SegmentFrames, ...] | None:
         """The frames of all rows as `blocks` has their vectors; None without a matcher of them."""
         return self._generation.frame_blocks
@@ -225,6 +232,11 @@ class Gallery:
         """Copies of the parts of those rows: float32 (n, P, Dp). Raises IndexError, UsageError in a
         gallery without a matcher of parts."""
         return self._generation.parts(rows)
+
+    def visible(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Which parts of those rows are visible: uint8 (n, P) of 0 and 1, copied. Raises
+        IndexError, UsageError in a gallery without the matcher visibility."""
+        return self._generation.visible(rows)
 
     def frames(self, rows: Sequence[int]) -> SegmentFrames:
         """Copies of the frames of those rows, as float32. Raises IndexError, UsageError in a
@@ -252,6 +264,7 @@ class Gallery:
         items: pa.Table | Sequence[Mapping[str, Any]] | None = None,
         *,
         parts: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
         frames: SegmentFrames | None = None,
         root: str = "",
         key: str | None = None,
@@ -262,19 +275,23 @@ class Gallery:
         items: n rows of item columns (see items.STANDARD; further columns are kept), as a table
         or as mappings. Item ids are given here unless they come along.
         parts: (n, P, Dp) floats of the same extractor, where the gallery has a matcher of parts;
-        frames: of the n segments, where it has one of frames.
+        visible: (n, P) of 0 and 1, which of them are to be seen, where that matcher is visibility;
+        None: all are. frames: of the n segments, where it has one of frames.
         root: the folder that `source` is relative to. key: see `add_shards`; whether the rows were
         added is returned.
 
         Raises DimensionMismatch, NotFiniteError, BadItems, BadShard (parts of another shape than
-        the gallery's, offsets that are none), UsageError, GalleryLocked; the gallery is then as it
-        was.
+        the gallery's, offsets that are none, something else than 0 and 1), UsageError,
+        GalleryLocked; the gallery is then as it was.
         """
         array = checked_vectors(vectors, dim=self.dim)
         its_parts = checked_parts(parts, self.manifest, rows=len(array))
+        its_visible = checked_visible(visible, self.manifest, parts=its_parts)
         table = item_table(items, rows=len(array))
         its_frames = checked_frames(frames, self.manifest, rows=len(array))
-        new = of_rows(array, table, parts=its_parts, frames=its_frames, root=root)
+        new = of_rows(
+            array, table, parts=its_parts, visible=its_visible, frames=its_frames, root=root
+        )
         return len(array) > 0 and self._append(new, key=key)
 
     def add_shards(self, folders: Sequence[Path | str], *, key: str | None = None) -> bool:
@@ -448,6 +465,7 @@ class Gallery:
         threshold: float | None = None,
         combine: str = "mean",
         parts: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
         shortlist: int | None = SHORTLIST,
         rerank: "Reranking | None" = None,
         rerank_graph: str = "whole",
@@ -466,9 +484,11 @@ class Gallery:
         threshold: the smallest similarity, or the largest distance in a Euclidean gallery.
         parts: of the query, in a gallery with a matcher, and needed there: (P, Dp), or (n, P, Dp)
         of n pictures. The answer is then ordered by matched distance (see matcher.py), lower first;
-        similarity and threshold stay those of the vectors. Of several pictures, "mean" adds the
-        mean of their D_local to the D_global of the mean vector, "best" takes the smallest matched
-        distance to any.
+        similarity and threshold stay those of the vectors. Of several pictures, "mean" takes the
+        mean of their matched distances, each with the mean vector and its own parts, "best" the
+        smallest to any.
+        visible: which of the query's parts are to be seen, (P,) or (n, P) of 0 and 1, with the
+        matcher visibility alone; None: all are.
         shortlist: how many of the allowed rows that are nearest by their vectors have their parts
         compared, at least k; None: all. `Result.exact` says whether these were all that could be in
         the answer.
@@ -484,7 +504,7 @@ class Gallery:
         fingerprint: of the query's extractor; checked when given.
 
         Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, parts,
-        shortlist, recall, device, rerank, also in a gallery with a matcher), WhereError,
+        visible, shortlist, recall, device, rerank, also in a gallery with a matcher), WhereError,
         DimensionMismatch, NotFiniteError, ExtractorMismatch; NoGraph where re-ranking needs a
         stored graph and there is none for the present rows.
         """
@@ -500,6 +520,7 @@ class Gallery:
             threshold=threshold,
             combine=combine,
             parts=parts,
+            visible=visible,
             how=present.how(recall=recall, device=device, shortlist=shortlist),
             reranker=None
             if rerank is None or present.manifest.rows == 0
@@ -515,6 +536,7 @@ class Gallery:
         not_camera: Sequence[int] = (),
         threshold: float | None = None,
         parts: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
         shortlist: int = SHORTLIST,
         recall: float | None = None,
         device: str = "cpu",
@@ -524,7 +546,7 @@ class Gallery:
 
         queries: (Q, D), each another person. where: one expression for all, or one (or None) for
         each. Queries with equal filters share the work, and `Result.seconds` is then theirs
-        together. parts: (Q, P, Dp), in a gallery with a matcher.
+        together. parts: (Q, P, Dp), in a gallery with a matcher; visible: (Q, P), with visibility.
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the queries")
@@ -537,6 +559,7 @@ class Gallery:
             not_camera=not_camera,
             threshold=threshold,
             parts=parts,
+            visible=visible,
             how=present.how(recall=recall, device=device, shortlist=shortlist),
         )
 

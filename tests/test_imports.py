@@ -134,6 +134,7 @@ def test_only_files_for_devices_use_torch() -> None:
         "search/device_kernel.py",
         "search/device_part.py",
         "search/device_rows.py",
+        "search/visibility_torch.py",
     ]
 
 

@@ -38,7 +38,7 @@ from .manifest import (
     from_json,
     to_json,
 )
-from .shard import FORMAT, MATCHER, OF_SEGMENTS, check_format
+from .shard import FORMAT, MATCHER, OF_SEGMENTS, OF_VISIBLE, check_format
 
 _LARGEST_CURRENT = 2**16
 """Bytes of CURRENT that are read: a newer format may say more in it than this one's 200."""
@@ -180,7 +180,7 @@ def _read_json(path: Path, sha256: str | None) -> Any:
     if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
         raise ValueError("its bytes have changed since it was written (sha256 differs)")
     data = json.loads(raw)
-    check_format(data, path, known=[DELETIONS, MATCHER, OF_SEGMENTS])
+    check_format(data, path, known=[DELETIONS, MATCHER, OF_SEGMENTS, OF_VISIBLE])
     return data
 
 
