@@ -94,7 +94,7 @@ def _learning_options(function: Function) -> Function:
             ),
             click.option("--smoothing", type=share, default=0.1, show_default=True),
             click.option("--center", default=0.0, show_default=True, help="Its weight."),
-            click.option("--region-loss", default=0.1, show_default=True, help="Weight; fls."),
+            click.option("--region-loss", default=1.0, show_default=True, help="Weight; fls."),
             click.option("--attribute-loss", default=0.2, show_default=True, help="Weight; fls."),
             click.option("--erase", type=share, default=0.5, show_default=True, help="How often."),
             click.option("--flip", type=share, default=0.5, show_default=True, help="How often."),
@@ -182,6 +182,8 @@ def command(
     _refuse_files(out, onnx)
     _refuse_unsayable(data, licence, None if init is None else init.name)
     told_from = learning.pop("told_from")
+    if attributes is not None or parsing is not None:
+        _refuse_looks(learning["system"])
     training = _training(belongings=parsing is not None, **learning)
     init = _init(init, training)
     processor = own_device(torch_device(device))
@@ -345,6 +347,18 @@ def _training(
     )
 
 
+def _refuse_looks(system: str) -> None:
+    """Where attributes and maps are given to a system that has no use for them."""
+    from extractors.systems import OF_REGIONS
+    from reid_index.errors import UsageError
+
+    if system not in OF_REGIONS:
+        raise UsageError(
+            f"--attributes and --parsing are of {', '.join(OF_REGIONS)}: {system} has no use for "
+            "them"
+        )
+
+
 def _looks(
     training: "Training",
     labelled: "Labelled",
@@ -356,19 +370,12 @@ def _looks(
     """What is known of people's looks, and the training with what is to be told of them."""
     from dataclasses import replace
 
-    from extractors.systems import OF_REGIONS
     from extractors.training.looks import Looks, read_words
     from extractors.training.parsing import read_parsed
-    from reid_index.errors import UsageError
 
     from .formats import counted
 
     plan = training.plan
-    if plan.system not in OF_REGIONS and (attributes is not None or parsing is not None):
-        raise UsageError(
-            f"--attributes and --parsing are of {', '.join(OF_REGIONS)}: {plan.system} has no use "
-            "for them"
-        )
     shares = parsed = None
     if attributes is not None:
         words, shares, notes = read_words(attributes, labelled)

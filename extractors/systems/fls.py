@@ -32,7 +32,7 @@ then re-weighted (AWM)."""
 
 _WHOLE = (0.0, 1.0)
 _PLACES = {
-    "hat": (0.0, 0.25),
+    "hat": (0.0, 0.2),
     "hair": (0.0, 0.35),
     "sleeve": (0.15, 0.6),
     "coat": (0.15, 0.6),

@@ -51,7 +51,7 @@ class LossPlan:
     relax: float = 0.25
     gamma: float = 64.0
     center: float = 0.0
-    regions: float = 0.1
+    regions: float = 1.0
     attributes: float = 0.2
 
     def __post_init__(self) -> None:
