@@ -41,13 +41,13 @@ def visible_distances_torch(
     place = device_of(device)
     import torch
 
-    asked, there = torch.as_tensor(queries), torch.as_tensor(candidates)
+    asked, there = _tensor(queries), _tensor(candidates)
     if asked.ndim != 3 or there.ndim != 3 or asked.shape[1:] != there.shape[1:]:
         raise DimensionMismatch(
             f"parts of the shapes {tuple(asked.shape)} and {tuple(there.shape)}: (n, P, Dp) of the "
             "same P and Dp are needed"
         )
-    own, its, whole = (torch.as_tensor(one) for one in (visible, shown, similarities))
+    own, its, whole = map(_tensor, (visible, shown, similarities))
     wanted = (asked.shape[:2], there.shape[:2], (len(asked), len(there)))
     if (own.shape, its.shape, whole.shape) != wanted:
         raise DimensionMismatch(
@@ -68,6 +68,14 @@ def visible_distances_torch(
     return found
 
 
+def _tensor(given: NDArray[np.generic] | torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if isinstance(given, np.ndarray) and min(given.strides, default=0) < 0:
+        given = given.copy()  # torch knows no negative strides
+    return torch.as_tensor(given)
+
+
 def _flags(visible: torch.Tensor, place: torch.device) -> torch.Tensor:
     import torch
 
@@ -86,7 +94,7 @@ def _distances(
     terms = own @ its.T
     if distance == "cosine":
         products = (asked * own[:, :, None]).flatten(1) @ (there * its[:, :, None]).flatten(1).T
-        return (1 - cosines + terms - products) / (terms + 1)
+        return (1 - cosines + (terms - products).clamp_(min=0)) / (terms + 1)
     total = (2 - 2 * cosines).clamp_(min=0).sqrt_()
     lengths, of_each = asked.square().sum(dim=2), there.square().sum(dim=2)  # 1, or 0 for zeros
     for part in range(asked.shape[1]):
