@@ -95,7 +95,7 @@ def _learning_options(function: Function) -> Function:
             click.option("--smoothing", type=share, default=0.1, show_default=True),
             click.option("--center", default=0.0, show_default=True, help="Its weight."),
             click.option("--region-loss", default=1.0, show_default=True, help="Weight; fls."),
-            click.option("--attribute-loss", default=0.2, show_default=True, help="Weight; fls."),
+            click.option("--attribute-loss", default=0.6, show_default=True, help="Weight; fls."),
             click.option("--erase", type=share, default=0.5, show_default=True, help="How often."),
             click.option("--flip", type=share, default=0.5, show_default=True, help="How often."),
             click.option("--pad", default=10, show_default=True, help="Pixels."),

@@ -36,8 +36,9 @@ class LossPlan:
     "circle" with relaxation `relax` and scale `gamma` (Sun et al., CVPR 2020, eq. 6 to 8).
     metric_weight: its weight. center: weight of the mean squared distance to a learnt centre of
     each person (Wen et al., ECCV 2016; 0.0005 in BoT), 0 for none. regions: of the cross-entropy
-    of pixels, where a system tells regions; attributes: of that of each attribute (source 002,
-    eq. 16 to 20; its weight of regions is 0.01).
+    of pixels, where a system tells regions; attributes: of the sum of those of attributes (source
+    002, eq. 16 to 20; it weighs pixels by 0.01, with which a network from scratch finds no regions:
+    docs/training.md).
 
     Of a system with several classifiers, or several vectors to compare, each of these is the mean
     over them, so that a weight means the same for all systems.
@@ -52,7 +53,7 @@ class LossPlan:
     gamma: float = 64.0
     center: float = 0.0
     regions: float = 1.0
-    attributes: float = 0.2
+    attributes: float = 0.6
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
