@@ -11,7 +11,7 @@ from ..errors import CorruptGallery, DimensionMismatch, NotFiniteError, UsageErr
 from ..matcher import Matcher, told
 from ..store.append import as_parts, as_visible
 from .aligned import local_distances, matched_distances
-from .visibility import visible_distances
+from .visibility import visible_of_pairs
 
 SHORTLIST = 1000
 """Rows whose parts are compared, unless told otherwise."""
@@ -159,16 +159,23 @@ class Matching:
     def _by_visible(
         self, asked: AskedParts, similarities: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        there, shown = self.take(rows), self.take_visible(rows)
         of_each = np.broadcast_to(similarities, (len(asked), len(rows)))
-        matched = np.stack(
-            [
-                visible_distances(
-                    parts, visible, there, shown, cosines, distance=self.matcher.distance
-                )
-                for parts, visible, cosines in zip(asked.parts, asked.visible, of_each, strict=True)
-            ]
-        )
+        matched = np.empty(of_each.shape, np.float32)
+        offset = 0
+        for block, shown in zip(self.blocks, self.visible, strict=True):
+            here = np.flatnonzero((rows >= offset) & (rows < offset + len(block)))
+            found = visible_of_pairs(
+                asked.parts,
+                asked.visible,
+                np.repeat(np.arange(len(asked)), len(here)),
+                block,
+                shown,
+                np.tile(rows[here] - offset, len(asked)),
+                of_each[:, here].ravel(),
+                distance=self.matcher.distance,
+            )
+            matched[:, here] = found.reshape(len(asked), len(here))
+            offset += len(block)
         if len(similarities) > 1:
             smallest: NDArray[np.float32] = matched.min(axis=0)
             return smallest

@@ -73,7 +73,8 @@ def visible_of_pairs(
     """`visible_distances` of the pairs (queries[of[i]], candidates[rows[i]]), whose vectors have
     the cosines similarities[i]: float32 (n,).
 
-    queries: (Q, P, Dp), visible: (Q, P). Faster where equal `of` follow each other.
+    queries: (Q, P, Dp), visible: (Q, P). Faster where equal `of` follow each other. Candidates and
+    shown, mapped blocks of a gallery say, are read in place, and only what is visible in both.
     """
     asked = np.ascontiguousarray(queries, np.float32)
     own, its = _flags(visible), _flags(shown)
@@ -103,8 +104,11 @@ def global_distances(similarities: NDArray[np.float32], *, distance: str) -> NDA
     return lengths
 
 
-def _flags(visible: NDArray[np.generic]) -> NDArray[np.bool_]:
-    return np.ascontiguousarray(visible != 0)
+def _flags(visible: NDArray[np.generic]) -> NDArray[np.generic]:
+    """As the loop below wants them: those that a shard has are used in place."""
+    if visible.dtype == np.uint8 and visible.flags.c_contiguous:
+        return visible
+    return np.ascontiguousarray(visible != 0).view(np.uint8)
 
 
 @compiled(fastmath=_FAST)
@@ -119,7 +123,7 @@ def _of_pairs(x, y, place, own, its, a, b, whole, is_cosine, out):  # type: igno
                 _unit(x[a[at], part], one[part])
         total, terms = whole[at], 1.0
         for part in range(parts):
-            if own[a[at], part] and its[b[at], part]:
+            if own[a[at], part] != 0 and its[b[at], part] != 0:
                 if is_cosine:
                     total += 1 - _cosine(one[part], y[place[at], part])
                 else:
