@@ -185,10 +185,12 @@ def _predict(
     from extractors.attribute_prediction import open_attributes, predicted
     from reid_index import Gallery, Metric
 
+    from .formats import counted
+
     extractor = open_attributes(model, device=device)
     seen = _pictured(gallery, root)
     if seen.unpictured:
-        click.echo(f"{seen.unpictured:,} items have no picture: left out", err=True)
+        click.echo(f"{counted(seen.unpictured, 'item')} without a picture: left out", err=True)
     with staging(gallery, "predicting") as folder:
         taken = extract(
             seen.source, extractor, folder, metric=Metric.EUCLIDEAN, dtype="float32", **pace

@@ -150,6 +150,21 @@ def test_wrong_usage(world):
     assert_refused(result, code=2, text="--root means nothing when labels are read")
 
 
+def test_items_without_a_picture(world, tmp_path):
+    np.save(tmp_path / "v.npy", np.eye(2, dtype=np.float32))
+    (tmp_path / "items.csv").write_text('source\ncrops/0001_c1s1_000001_01.png\n""\n')
+    gallery = tmp_path / "gallery"
+    arguments = ("--items", tmp_path / "items.csv", "--extractor", "external:x", "--out", gallery)
+    succeed("build", tmp_path / "v.npy", *arguments)
+    result = succeed(
+        *("attributes", gallery, "--from", world / "shade.xml", "--root", world),
+        *("--format", "json"),
+    )
+    assert "1 item without a picture: left out" in result.stderr
+    assert json.loads(result.stdout)["unpictured"] == 1
+    assert [word for word, *_ in hats(gallery)] == ["yes", None]
+
+
 def test_a_model_that_predicts_none(world):
     gallery = world / "gallery"
     before = tree(world)
