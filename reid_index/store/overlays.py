@@ -65,6 +65,8 @@ def said_of(
     are no words or sets of words, confidences that are not from 0 to 1, and origins that there are
     none of; UsageError for what an attribute cannot be called.
     """
+    if len(table) == 0:
+        return pa.table({"item": pa.array([], pa.int64())})
     if not isinstance(table, pa.Table):
         table = item_table(table, rows=len(table))
     _refuse_columns(table.column_names)
@@ -98,8 +100,7 @@ def _refuse_columns(names: Sequence[str]) -> None:
 
 def _ids_of(table: pa.Table) -> NDArray[np.int64]:
     column = table["item"]
-    whole = pa.types.is_integer(column.type) or (table.num_rows == 0)
-    if not whole or column.null_count:
+    if not pa.types.is_integer(column.type) or column.null_count:
         raise BadItems("attributes: `item` has the id of each item, a whole number, please")
     try:
         ids: NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
