@@ -8,16 +8,25 @@ import click
 from reid_index.errors import BadSource, UsageError
 
 from .paths import PATH
-from .sources import refuse_needless, told_unchanged
+from .sources import (
+    drop_parts,
+    extract,
+    extraction_options,
+    refuse_needless,
+    staging,
+    told_unchanged,
+)
 
 if TYPE_CHECKING:
     from extractors.attribute_labels import Joined, Labels
+    from extractors.attribute_prediction import Pictured
     from reid_index import Gallery
 
 _NAMED = 3
 """Persons that a message names; the others are counted."""
 
 _ALL = "all"
+_MODELS = (".xml", ".safetensors")
 
 
 @click.command(name="attributes", short_help="Say what is known of GALLERY's items.")
@@ -26,7 +35,7 @@ _ALL = "all"
     "--from",
     "source",
     type=PATH,
-    help="Labels: a .mat, CSV or Parquet file.",
+    help="Labels: a .mat, CSV or Parquet file; or a model that predicts them.",
 )
 @click.option(
     "--by",
@@ -44,7 +53,8 @@ _ALL = "all"
     metavar="NAME",
     help="Instead: take back what was said of an attribute, or of `all`.",
 )
-@click.option("--strict", is_flag=True, help="Fail at the first code or word that means nothing.")
+@click.option("--root", type=PATH, help="Of a model: where the pictures are now.")
+@extraction_options
 @click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
@@ -54,19 +64,27 @@ def command(
     by: str | None,
     origin: str | None,
     clear: tuple[str, ...],
-    strict: bool,
+    root: Path | None,
     form: str,
+    device: str,
+    strict: bool,
+    **pace: Any,
 ) -> None:
-    """Say what GALLERY's items wear, carry and are: by labels of persons, pictures or items.
+    """Say what GALLERY's items wear, carry and are: by labels of persons, pictures or items, or by
+    a model that looks at the pictures again.
 
     Shards stay as they are. What a person says counts more than labels, these more than a model.
     """
     if (source is None) == (not clear):
         raise UsageError("say what is known, by --from FILE, or take it back, by --clear NAME")
     if source is None:
-        refuse_needless("attributes are taken back", by=by, strict=strict)
+        refuse_needless("attributes are taken back", by=by, root=root, strict=strict)
         facts = _clear(gallery, clear, origin=origin)
+    elif source.suffix.lower() in _MODELS:
+        refuse_needless("a model predicts, and says so itself", by=by, origin=origin)
+        facts = _predict(gallery, source, root=root, device=device, strict=strict, **pace)
     else:
+        refuse_needless("labels are read", root=root)
         if origin not in (None, "label", "person"):
             raise UsageError(f"--origin {origin!r}: label or person, please; a model says its own")
         facts = _label(gallery, source, by=by, origin=origin or "label", strict=strict)
@@ -153,6 +171,85 @@ def _nobody(labels: "Labels", joined: "Joined", path: Path, gallery: Path) -> st
     return (
         f"{path}: not one of its rows is of an item of {gallery}: its first {labels.key} is "
         f"{there}{here}"
+    )
+
+
+def _predict(
+    gallery: Path, model: Path, *, root: Path | None, device: str, **pace: Any
+) -> dict[str, Any]:
+    """Have a model look at the pictures of the items again, and say what it sees.
+
+    No generation is held meanwhile. What was interrupted goes on when it is run again.
+    """
+
+    from extractors.attribute_prediction import open_attributes, predicted
+    from reid_index import Gallery, Metric
+
+    from .formats import counted
+
+    extractor = open_attributes(model, device=device)
+    seen = _pictured(gallery, root)
+    if seen.unpictured:
+        click.echo(f"{counted(seen.unpictured, 'item')} without a picture: left out", err=True)
+    with staging(gallery, "predicting") as folder:
+        taken = extract(
+            seen.source, extractor, folder, metric=Metric.EUCLIDEAN, dtype="float32", **pace
+        )
+        if not taken.parts:
+            drop_parts(folder)
+            raise _unseen(gallery, seen.source.count)
+        table = predicted(taken.parts, seen)
+        unread = len(seen.items) - table.num_rows
+        with Gallery.open(gallery) as opened:
+            # What was deleted meanwhile is no more.
+            table = table.filter(_are_there(table["item"], opened))
+            with told_unchanged(gallery):
+                cells = opened.set_attributes(table)
+            facts = {
+                "gallery": str(gallery),
+                "from": str(model),
+                "items": table.num_rows,
+                "cells": cells,
+                "unread": unread,
+                "unpictured": seen.unpictured,
+                **_known(opened, said=table),
+            }
+        drop_parts(folder)
+    return facts
+
+
+def _pictured(gallery: Path, root: Path | None) -> "Pictured":
+    from extractors.attribute_prediction import pictured
+    from extractors.rebuilding import moved_roots
+    from extractors.resegmenting import COLUMNS
+    from reid_index.errors import NothingToIndex
+    from reid_index.store.commit import read_current
+    from reid_index.upkeep.rebuild import read_crops
+
+    of_segments = "segments" in read_current(gallery).recipe
+    crops = read_crops(gallery, COLUMNS if of_segments else ())
+    seen = pictured(
+        crops, {} if root is None else moved_roots(crops, root), of_segments=of_segments
+    )
+    if not len(seen.items):
+        raise NothingToIndex(f"{gallery}: it knows of no pictures that a model could look at")
+    return seen
+
+
+def _are_there(items: Any, gallery: "Gallery") -> Any:
+    import pyarrow.compute as pc
+
+    return pc.is_in(items, value_set=gallery.items["item"].combine_chunks())
+
+
+def _unseen(gallery: Path, count: int) -> Exception:
+    from reid_index.errors import NothingToIndex
+
+    from .formats import counted
+
+    return NothingToIndex(
+        f"{gallery}: not one of {counted(count, 'picture')} can be read; --root FOLDER says where "
+        "they are now"
     )
 
 
