@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from attribute_world import labels_of, people, predicted
+from judged_world import labels_of, people, predicted
 
 from reid_index.errors import UsageError
 from reid_index.evaluation.attribute_thresholds import GRID, choose_thresholds

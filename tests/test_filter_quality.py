@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from attribute_world import COLORS, drops, labels_of, people, predicted
+from judged_world import COLORS, drops, labels_of, people, predicted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
