@@ -114,12 +114,15 @@ def file_segments(
     cut: Cut,
     weights: Path | None,
     device: str,
+    attributes: Path | None = None,
+    predict: bool = True,
 ) -> VideoTarget:
     """A file or folder, embedded by the gallery's extractor and cut into segments.
 
     tracks: the boxes of a video's people; without them each whole frame is taken. track: which of
     them, or of the tracks that pictures' names tell; needed where there are several. box, or boxes
-    with position (from 1): the person in one full picture.
+    with position (from 1): the person in one full picture. weights, attributes: where the model
+    files are now. predict: False where nobody asks for attributes.
 
     A frame of a video that cannot be used is left out, and told; a picture of a folder is an error,
     as the answer would silently be another one. Raises UsageError, BadSource, UnreadableImage,
@@ -143,7 +146,14 @@ def file_segments(
         faults=faults,
     )
     _refuse_other_scale(gallery)
-    extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
+    extractor = gallery_extractor(
+        gallery,
+        weights=weights,
+        device=device,
+        of="the query",
+        attributes=attributes,
+        predict=predict,
+    )
     try:
         target = _encoded(seen, extractor, cut=cut, label=label, path=path)
     except NothingToIndex as error:

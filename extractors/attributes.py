@@ -167,8 +167,9 @@ class WithAttributes(Extractor):
         return both
 
     def embed(self, batch: NDArray[Any]) -> Embedding:
-        made = self._extractor.embed(np.ascontiguousarray(batch["vectors"]))
-        said = self._predictor.predict(np.ascontiguousarray(batch["attributes"]))
+        # Copied, as the fields of one crop need not begin where numbers of their type do.
+        made = self._extractor.embed(batch["vectors"].copy())
+        said = self._predictor.predict(batch["attributes"].copy())
         return replace(made, attributes={**(made.attributes or {}), **said})
 
 

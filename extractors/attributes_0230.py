@@ -99,7 +99,7 @@ class Predictor0230(AttributePredictor):
         for (name, clothes, half), where in zip(COLORS, points, strict=True):
             shades = market_shades(clothes)
             rgb = mean_colors(batch, where, half=half)
-            seen: NDArray[np.bool_] = np.isfinite(rgb).all(axis=1)
+            seen = np.asarray(np.isfinite(rgb).all(axis=1))
             likely = shades.probabilities(np.where(seen[:, None], rgb, 0))
             best = likely.argmax(axis=1)
             colors = [

@@ -82,7 +82,8 @@ def _widened(items: pa.Table, codes: NDArray[np.int64], firsts: NDArray[np.int64
             pooled.column_names.index(name), items.schema.field(name), spans[f"{name}_{how}"]
         )
     order = np.argsort(codes, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(codes))[:-1])
-    for name, column in voted(items, [group.tolist() for group in groups]).items():
+    ends = np.cumsum(np.bincount(codes, minlength=len(firsts)))
+    groups = [group.tolist() for group in np.split(order, ends)[:-1]]
+    for name, column in voted(items, groups).items():
         pooled = pooled.set_column(pooled.column_names.index(name), name, column)
     return pooled

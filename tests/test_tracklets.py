@@ -88,6 +88,20 @@ def test_times_are_widened_and_other_columns_are_the_first_rows() -> None:
     assert [row[name] for name in names] == ["x/1", noon, later, None, 2.0, "r", None]
 
 
+def test_frames_vote_on_attributes() -> None:
+    said = [("no", 0.6), ("yes", 0.5), ("yes", 0.9), ("no", 0.8), (None, None)]
+    rows = [
+        row | {"attr.hat": word, "attr.hat.confidence": sure}
+        for row, (word, sure) in zip(ROWS, said, strict=True)
+    ]
+    _, items = pool_tracklets(VECTORS, table(rows))
+    assert items["attr.hat"].to_pylist() == ["yes", "yes", "no", None]
+    sure = items["attr.hat.confidence"].to_pylist()
+    assert sure == [pytest.approx(0.45), pytest.approx(0.5), pytest.approx(0.8), None]
+    none = pool_tracklets(VECTORS[:0], table(rows).slice(0, 0))[1]
+    assert (none.num_rows, none.schema) == (0, items.schema)
+
+
 def test_bad_input() -> None:
     with pytest.raises(DimensionMismatch, match=r"5 items need as many rows .* are \(4, 2\)"):
         pool_tracklets(VECTORS[:4], table(ROWS))
