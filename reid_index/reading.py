@@ -153,7 +153,10 @@ class ParquetTable:
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, of all columns or of those."""
-        return self._plain(self._file.read(columns=columns))
+        # Arrow cannot read lists of dictionaries over several groups of rows at once.
+        groups = range(self._file.num_row_groups)
+        read = [self._file.read_row_group(at, columns=columns) for at in groups]
+        return self._plain(pa.concat_tables(read) if read else self._file.read(columns=columns))
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
         """All rows, so many at a time."""
