@@ -159,9 +159,10 @@ class ParquetTable:
         return self._plain(pa.concat_tables(read) if read else self._file.read(columns=columns))
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
-        """All rows, so many at a time."""
-        for batch in self._file.iter_batches(rows):
-            yield self._plain(pa.Table.from_batches([batch]))
+        """All rows, so many at a time, or fewer where a group of rows ends."""
+        for at in range(self._file.num_row_groups):
+            for batch in self._file.iter_batches(rows, row_groups=[at]):
+                yield self._plain(pa.Table.from_batches([batch]))
 
     def _plain(self, table: pa.Table) -> pa.Table:
         # Arrow takes what a file holds for UTF-8, and its places of a dictionary for such.

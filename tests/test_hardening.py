@@ -147,6 +147,16 @@ def test_parquet_is_read_as_it_was_written(tmp_path):
     assert read.read(["item"]).column_names == ["item"]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4, 10])
+def test_lists_of_text_are_read_over_groups_of_rows(tmp_path, rows):
+    table = pa.table({"tags": [["p", "q"], None, ["p"], ["r"], [], ["q"], ["p", "r"]]})
+    read = ParquetTable(parquet(tmp_path / "t.parquet", table, row_group_size=3))
+    assert read.read().to_pydict() == table.to_pydict()
+    batches = list(read.batches(rows))
+    assert pa.concat_tables(batches).to_pydict() == table.to_pydict()
+    assert max(batch.num_rows for batch in batches) <= rows
+
+
 def test_parquet_whose_text_is_not_utf8_is_refused(tmp_path):
     path = parquet(tmp_path / "t.parquet", pa.table({"file": ["mmmmmmmm.png"]}), version="1.0")
     path.write_bytes(path.read_bytes().replace(b"mmmmmmmm", b"mmmm\xff\xffmm"))
