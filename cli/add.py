@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .extractor_options import attributes_option
 from .graph import tell_stale
 from .paths import PATH
 from .sources import (
@@ -56,6 +57,7 @@ _Reason = Callable[["Picture", "Person"], str | None]
     type=PATH,
     help="Where the model file is now.",
 )
+@attributes_option("Where the model is now that predicts the gallery's attributes.")
 @source_options
 @click.option("--again", is_flag=True, help="Add pictures that are in the gallery once more.")
 @click.option(
@@ -70,6 +72,7 @@ def command(
     gallery: Path,
     sources: tuple[Path, ...],
     weights: Path | None,
+    attributes: Path | None,
     layout: str,
     keep_junk: bool,
     boxes: Path | None,
@@ -100,6 +103,7 @@ def command(
             kind=kind,
             look=of_videos if kind == "videos" else of_pictures,
             weights=weights,
+            attributes=attributes,
             device=device,
             again=again,
             receipts=except_erased,
@@ -109,6 +113,7 @@ def command(
     refuse_needless(
         f"adding {kind}",
         weights=weights,
+        attributes=attributes,
         **given,
         **of_videos,
         again=again,
@@ -159,6 +164,7 @@ def _add_pictures(
     kind: "Kind",
     look: dict[str, Any],
     weights: Path | None,
+    attributes: Path | None,
     device: str,
     again: bool,
     receipts: Sequence[Path],
@@ -181,7 +187,9 @@ def _add_pictures(
                 f"{path} is a gallery of crops, and videos are cut into segments: build a gallery "
                 "of them"
             )
-        extractor = gallery_extractor(gallery, weights=weights, device=device)
+        extractor = gallery_extractor(
+            gallery, weights=weights, device=device, attributes=attributes
+        )
         metric, dtype = gallery.metric, gallery.manifest.dtype
     read = [read_receipt(receipt) for receipt in receipts]
     found = (find_people if kind == "videos" else find_source)(paths, **look)

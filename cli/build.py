@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .extractor_options import (
+    attributes_option,
     make_preprocess,
     make_weighting,
     preprocess_options,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 @click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
 @weighting_option
+@attributes_option("Predict attributes, too, by this model: person-attributes-…-0230.xml.")
 @source_options
 @click.option(
     "--detector", type=PATH, help="Find the people in videos first: an .xml or .onnx file."
@@ -84,6 +86,7 @@ def command(
     extractor: str | None,
     weights: Path | None,
     weighting: str | None,
+    attributes: Path | None,
     layout: str,
     keep_junk: bool,
     boxes: Path | None,
@@ -115,12 +118,13 @@ def command(
     if graph and metric == "inner_product":
         raise UsageError("--graph needs distances: an inner product gallery has none")
     _refuse_taken(out)
-    refuse_unstorable(out, *([] if weights is None else [weights]))
+    refuse_unstorable(out, *(path for path in (weights, attributes) if path is not None))
     of_videos: dict[str, Any] = {"tracks": tracks, "whole": whole, "videos": videos}
     kind = kind_of(sources, command="build", of_videos=bool(tracks or whole or videos or detector))
     given: dict[str, object] = {
         "weights": weights,
         "weighting": weighting,
+        "attributes": attributes,
         "layout": layout if layout != "auto" else None,
         "keep_junk": keep_junk,
         "boxes": boxes,
@@ -158,6 +162,7 @@ def command(
             extractor=extractor or DEFAULT,
             weights=weights,
             weighting=weighting,
+            attributes=attributes,
             device=device,
             metric=metric or "cosine",
             dtype=dtype,
@@ -345,6 +350,7 @@ def _from_pictures(
     extractor: str,
     weights: Path | None,
     weighting: str | None,
+    attributes: Path | None,
     device: str,
     metric: str,
     dtype: str,
@@ -356,6 +362,7 @@ def _from_pictures(
     """cut: how tracks become segments; None where crops stay crops, unless the extractor makes
     segments of all."""
     from extractors import open_extractor, recipe
+    from extractors.attributes import WithAttributes, predictor_of, recipe_of
     from extractors.segmenting import Cut
     from reid_index import Metric
     from reid_index.store.shard import check_matcher
@@ -365,13 +372,20 @@ def _from_pictures(
     opened = open_extractor(
         extractor, weights=weights, preprocess=fed, device=device, weighting=weighed
     )
+    predicting = None
+    if attributes is not None:
+        predictor = predictor_of(attributes)
+        opened = WithAttributes(opened, predictor)
+        predicting = recipe_of(attributes, predictor)
     if cut is None and opened.segments.matcher is not None:
         cut = Cut()
     made = opened if cut is None else opened.segments
     check_matcher(made.matcher, Metric(metric))
     source = find()
     tell_left_out(source)
-    said = recipe(extractor, weights=weights, preprocess=fed, weighting=weighed)
+    said = recipe(
+        extractor, weights=weights, preprocess=fed, weighting=weighed, attributes=predicting
+    )
     with staging(out, "building") as folder:
         _refuse_taken(out)
         taken = extract(

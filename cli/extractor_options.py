@@ -47,6 +47,11 @@ def weighting_option(function: Function) -> Function:
     )(function)
 
 
+def attributes_option(text: str) -> Callable[[Function], Function]:
+    """Adds --attributes, a model's file."""
+    return click.option("--attributes", type=PATH, metavar="MODEL", help=text)
+
+
 def make_weighting(said: str | None) -> "Weighting | None":
     """What --weighting says; None where it says nothing. Raises UsageError, BadSource."""
     if said is None:

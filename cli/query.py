@@ -10,6 +10,7 @@ from reid_index.errors import UsageError
 from .attribute_options import auto_filter_options, parse_auto_filter
 from .cameras import parse_cameras
 from .candidate_options import candidate_options, refuse_candidate_options
+from .extractor_options import attributes_option
 from .paths import PATH
 from .rerank_options import make_reranking, refuse_given, rerank_options
 
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     type=PATH,
     help="Where the model file is now.",
 )
+@attributes_option("Where the model is now that predicts the gallery's attributes.")
 @click.option("--root", type=PATH, help="Where the pictures are now.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, or cuda for osnet.")
 @click.option(
@@ -148,6 +150,7 @@ def command(
     title: str | None,
     out: Path | None,
     weights: Path | None,
+    attributes: Path | None,
     root: Path | None,
     device: str,
     search_device: str,
@@ -211,6 +214,7 @@ def command(
             person=person,
             title=title,
             weights=weights,
+            attributes=attributes,
             root=root,
             device=device,
         )
@@ -231,6 +235,7 @@ def command(
         boxes=boxes,
         position=position,
         weights=weights,
+        attributes=attributes,
         root=root,
         device=device,
     )
@@ -354,6 +359,7 @@ def _target(
     boxes: Path | None,
     position: int | None,
     weights: Path | None,
+    attributes: Path | None,
     root: Path | None,
     device: str,
 ) -> "Target":
@@ -372,6 +378,7 @@ def _target(
         boxes=boxes,
         position=position,
         weights=weights,
+        attributes=attributes,
         device=device,
     )
 

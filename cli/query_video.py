@@ -43,6 +43,7 @@ class Asked:
     person: str | None
     title: str | None
     weights: Path | None
+    attributes: Path | None
     root: Path | None
     device: str
 
@@ -151,6 +152,7 @@ def _target(gallery: "Gallery", asked: Asked) -> "VideoTarget":
         position=asked.position,
         cut=_cut(gallery, asked),
         weights=asked.weights,
+        attributes=asked.attributes,
         device=asked.device,
     )
 

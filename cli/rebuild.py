@@ -120,7 +120,14 @@ def command(
     cut = _cut_of(present, opened)
     made = opened if cut is None else opened.segments
     check_matcher(made.matcher, Metric(job["metric"]))
-    said = recipe(extractor, weights=weights, preprocess=fed, weighting=weighed)
+    said = recipe(
+        extractor,
+        weights=weights,
+        preprocess=fed,
+        weighting=weighed,
+        # What items are said to be stays as it is, so what comes later is to be like it.
+        attributes=present.recipe.get("attributes"),
+    )
     if cut is not None:
         said["segments"] = cut
     roots = {} if root is None else moved_roots(read_crops(gallery), root)

@@ -244,15 +244,23 @@ def tell_left_out(source: "Source") -> None:
 
 
 def gallery_extractor(
-    gallery: "Gallery", *, weights: Path | None, device: str, of: str = "what is made now"
+    gallery: "Gallery",
+    *,
+    weights: Path | None,
+    device: str,
+    of: str = "what is made now",
+    attributes: Path | None = None,
+    predict: bool = True,
 ) -> "Extractor":
-    """The extractor that the gallery was built with, made again and compared by its fingerprint.
+    """The extractor that the gallery was built with, made again and compared by its fingerprint,
+    with what predicts the gallery's attributes beside it.
 
-    weights: where its model file is now. of: what it is for, as an error says it. Raises
-    BadWeights, ExtractorMismatch, UsageError.
+    weights, attributes: where their model files are now. predict: False where nobody asks for
+    attributes. of: what it is for, as an error says it. Raises BadWeights, ExtractorMismatch,
+    UsageError.
     """
     from extractors import DEFAULT, open_recipe
-    from reid_index.errors import BadWeights, ExtractorMismatch
+    from reid_index.errors import BadWeights, ExtractorMismatch, UsageError
 
     recipe = gallery.manifest.recipe
     built_with = recipe.get("weights")
@@ -261,7 +269,14 @@ def gallery_extractor(
             f"{built_with}: the model file that the gallery was built with is not there; "
             "--weights FILE says where it is now"
         )
-    extractor = open_recipe(recipe, weights=weights, device=device)
+    if attributes is not None and recipe.get("attributes") is None:
+        raise UsageError(
+            f"{gallery.path} was built without a model that predicts attributes: leave "
+            "--attributes out"
+        )
+    extractor = open_recipe(
+        recipe, weights=weights, device=device, attributes=attributes, predict=predict
+    )
     try:
         gallery.check_fingerprint(extractor.fingerprint, of=of)
     except ExtractorMismatch as error:

@@ -80,10 +80,13 @@ def file_target(
     position: int | None,
     weights: Path | None,
     device: str,
+    attributes: Path | None = None,
+    predict: bool = True,
 ) -> Target:
     """A file or folder: vectors as they are, pictures through the gallery's extractor.
 
-    box, or boxes with position (from 1), says which person of a full picture is meant.
+    box, or boxes with position (from 1), says which person of a full picture is meant. weights,
+    attributes: where the model files are now. predict: False where nobody asks for attributes.
     Raises UsageError, BadSource, UnreadableImage, NothingToIndex, ExtractorMismatch, BadWeights.
     """
     if not path.exists():
@@ -106,7 +109,14 @@ def file_target(
     else:
         what = "a folder" if path.is_dir() else "a list"
         raise UsageError(f"{path} is {what}: a box or position belongs to one picture")
-    extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
+    extractor = gallery_extractor(
+        gallery,
+        weights=weights,
+        device=device,
+        of="the query",
+        attributes=attributes,
+        predict=predict,
+    )
     made = _embed(extractor, crops)
     return Target(
         vectors=made.global_,

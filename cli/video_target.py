@@ -2,7 +2,7 @@
 picture, vectors, or a segment of the gallery."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from extractors.attributes import voted
 from extractors.boxes import crop_box
 from extractors.embeddings import read_vectors
-from extractors.extractor import Crop, Extractor
+from extractors.extractor import Crop, Embedding, Extractor, joined
 from extractors.frames import Frame
 from extractors.images import read_image, silence_pillow_warnings
 from extractors.pictures import Source, find_pictures
@@ -23,6 +25,7 @@ from extractors.segments import segments_of
 from extractors.video.sources import find_videos, is_video
 from extractors.video.tracks import read_tracks
 from reid_index import Gallery
+from reid_index.attributes import PREFIX
 from reid_index.errors import BadSource, NothingToIndex, UnreadableImage, UsageError
 from reid_index.matcher import told
 from reid_index.search.coattention import own_codes
@@ -43,13 +46,16 @@ _TRACKS_TOLD = 20
 class VideoTarget:
     """vectors: (n, D) of the n segments; of a gallery of co-attention their codes, as its encoder
     yields them. index: (n, Dk) there, else None. shown: the segments' frames, none for bare
-    vectors. camera: where known. faults: what could not be used, a line each."""
+    vectors. camera: where known. faults: what could not be used, a line each. attributes: columns
+    `attr.<name>`, `.confidence` and `.origin` with n values each, as the gallery has them of an
+    item, or the frames of a segment vote; None where nothing is known."""
 
     vectors: NDArray[np.floating]
     index: NDArray[np.floating] | None
     shown: TargetShown
     camera: int | None
     faults: tuple[str, ...] = ()
+    attributes: Mapping[str, Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +98,7 @@ def item_segment(gallery: Gallery, item: int) -> VideoTarget:
             segments=[TargetSegment(shots=shots, span=span(time))],
         ),
         camera=record["camera"],
+        attributes={name: [record[name]] for name in record if name.startswith(PREFIX)} or None,
     )
 
 
@@ -107,12 +114,15 @@ def file_segments(
     cut: Cut,
     weights: Path | None,
     device: str,
+    attributes: Path | None = None,
+    predict: bool = True,
 ) -> VideoTarget:
     """A file or folder, embedded by the gallery's extractor and cut into segments.
 
     tracks: the boxes of a video's people; without them each whole frame is taken. track: which of
     them, or of the tracks that pictures' names tell; needed where there are several. box, or boxes
-    with position (from 1): the person in one full picture.
+    with position (from 1): the person in one full picture. weights, attributes: where the model
+    files are now. predict: False where nobody asks for attributes.
 
     A frame of a video that cannot be used is left out, and told; a picture of a folder is an error,
     as the answer would silently be another one. Raises UsageError, BadSource, UnreadableImage,
@@ -136,7 +146,14 @@ def file_segments(
         faults=faults,
     )
     _refuse_other_scale(gallery)
-    extractor = gallery_extractor(gallery, weights=weights, device=device, of="the query")
+    extractor = gallery_extractor(
+        gallery,
+        weights=weights,
+        device=device,
+        of="the query",
+        attributes=attributes,
+        predict=predict,
+    )
     try:
         target = _encoded(seen, extractor, cut=cut, label=label, path=path)
     except NothingToIndex as error:
@@ -313,18 +330,19 @@ def _encoded(
     seen: Iterator[_Seen], extractor: Extractor, *, cut: Cut, label: str, path: Path
 ) -> VideoTarget:
     """The crops as segments; a batch of crops is held at a time."""
-    features: list[NDArray[np.float32]] = []
+    made: list[Embedding] = []
     shots: list[Shot] = []
     columns: list[Mapping[str, Any]] = []
     while batch := list(islice(seen, _BATCH)):
-        features.append(extractor.extract([one.crop for one in batch]).global_)
+        made.append(extractor.extract([one.crop for one in batch]))
         shots += [one.shot for one in batch]
         columns += [one.columns for one in batch]
-    if not features:
+    if not made:
         raise NothingToIndex(f"{path}: there is nobody in it to look for")
+    frames = joined(made)
     numbers = [one.get("frame_first") for one in columns]
     segments, order, spans = segments_of(
-        np.concatenate(features),
+        frames.global_,
         None if None in numbers else np.array(numbers, np.int64),
         length=cut.length,
         stride=cut.stride,
@@ -346,6 +364,12 @@ def _encoded(
             ],
         ),
         camera=_only(one.get("camera") for one in columns),
+        attributes=None
+        if frames.attributes is None
+        else {
+            name: column.to_pylist()
+            for name, column in voted(pa.table(dict(frames.attributes)), rows).items()
+        },
     )
 
 

@@ -93,8 +93,10 @@ def recipe(
     weights: Path | None,
     preprocess: "Preprocess | Size | None",
     weighting: "Weighting | None" = None,
+    attributes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What `open_recipe` needs to make the same extractor again: a JSON object."""
+    """What `open_recipe` needs to make the same extractor again: a JSON object. attributes: what
+    `attributes.recipe_of` says of a predictor beside it."""
     from .preprocess import preprocess_to_json
 
     fed: dict[str, Any] | None = None
@@ -102,21 +104,33 @@ def recipe(
         fed = preprocess._asdict()
     elif preprocess is not None:
         fed = preprocess_to_json(preprocess)
-    said = {
+    said: dict[str, Any] = {
         "extractor": name,
         "weights": None if weights is None else str(weights.absolute()),
         "preprocess": fed,
     }
-    return said if weighting is None else {**said, "weighting": weighting.to_json()}
+    if weighting is not None:
+        said["weighting"] = weighting.to_json()
+    if attributes is not None:
+        said["attributes"] = attributes
+    return said
 
 
 def open_recipe(
-    recipe: Mapping[str, Any], *, weights: Path | None = None, device: str = "cpu"
+    recipe: Mapping[str, Any],
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    attributes: Path | None = None,
+    predict: bool = True,
 ) -> "Extractor":
-    """The extractor that a gallery was built with. weights: where its model file is now.
+    """The extractor that a gallery was built with, and the predictor of attributes beside it.
+
+    weights: where its model file is now; attributes: where the predictor's is. predict: leave the
+    predictor out where False.
 
     Raises UsageError for vectors that were made elsewhere, BadSource for a weighting that is none,
-    and what `open_extractor` raises.
+    ExtractorMismatch for another predictor, and what `open_extractor` raises.
     """
     name = recipe.get("extractor")
     if not isinstance(name, str) or name not in DESCRIPTIONS:
@@ -137,10 +151,15 @@ def open_recipe(
         from .weighting import weighting_from
 
         weighting = weighting_from(recipe["weighting"])
-    return open_extractor(
+    opened = open_extractor(
         name,
         weights=weights or recipe.get("weights"),
         preprocess=preprocess,
         device=device,
         weighting=weighting,
     )
+    if not predict or recipe.get("attributes") is None:
+        return opened
+    from .attributes import WithAttributes, open_predictor
+
+    return WithAttributes(opened, open_predictor(recipe["attributes"], weights=attributes))

@@ -79,6 +79,12 @@ class Extractor(ABC):
         return None
 
     @property
+    def predicted_by(self) -> Fingerprint | None:
+        """Of the model beside it that predicts `Embedding.attributes`; None where there is none.
+        It is no part of `fingerprint`, as it does not change a vector."""
+        return None
+
+    @property
     def segments(self) -> SegmentEncoder:
         """What makes a segment's vector of those of its frames: their mean, unless a model has
         learnt better. Galleries of segments have its `dim` and `matcher`."""

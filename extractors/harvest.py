@@ -108,6 +108,7 @@ def harvest(
         "metric": str(metric),
         "dtype": dtype,
         "root": str(source.root),
+        "attributes": None if extractor.predicted_by is None else extractor.predicted_by.to_json(),
     }
     if matcher is not None:
         job["matcher"] = matcher.to_json()

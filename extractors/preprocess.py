@@ -86,10 +86,14 @@ class Preprocess:
 
     def apply(self, crop: Crop) -> NDArray[np.float32]:
         """uint8 (h, w, 3) RGB of any size → float32 (3, height, width), C order."""
+        return self.normalise(self.resized(crop))
+
+    def resized(self, crop: Crop) -> Crop:
+        """uint8 (h, w, 3) of any size → uint8 (height, width, 3)."""
+        if crop.shape[:2] == (self.height, self.width):
+            return crop
         size = (self.width, self.height)
-        if crop.shape[:2] != (self.height, self.width):
-            crop = np.asarray(Image.fromarray(crop).resize(size, FILTERS[self.interpolation]))
-        return self.normalise(crop)
+        return np.asarray(Image.fromarray(crop).resize(size, FILTERS[self.interpolation]))
 
     def normalise(self, crop: Crop) -> NDArray[np.float32]:
         """uint8 (height, width, 3) RGB → float32 (3, height, width), C order."""

@@ -23,6 +23,7 @@ from reid_index.store.shard import Shard, open_shard, write_shard
 from reid_index.store.tracks import COLUMNS, tracks_of
 from reid_index.store.vectors import ArrayStream
 
+from .attributes import voted
 from .frames import Frame
 from .segments import LENGTH, STRIDE, SegmentEncoder, Segments, check_windows, rows_of, windows
 
@@ -95,8 +96,9 @@ def write_segments(
     Segments come track by track, by a track's first row, and in order of time.
 
     A segment's items are those of its middle frame, with the earliest start, start_s and
-    frame_first and the latest end, end_s and frame_last of its frames, and `frames`, a list of
-    texts, one for each frame in order (`Frame`).
+    frame_first and the latest end, end_s and frame_last of its frames, `frames`, a list of texts,
+    one for each frame in order (`Frame`), and the attributes on which its frames vote
+    (`attributes.voted`).
 
     progress is told of frames as they are done. Raises what the encoder and `write_shard` raise.
     """
@@ -250,6 +252,8 @@ def _items(items: pa.Table, spans: NDArray[np.int64]) -> pa.Table:
         values = items[name].to_pylist()
         known = ([one for one in values[a:b] if one is not None] for a, b in spans.tolist())
         column = pa.array([best(some) if some else None for some in known], items[name].type)
+        table = table.set_column(table.column_names.index(name), name, column)
+    for name, column in voted(items, [range(a, b) for a, b in spans.tolist()]).items():
         table = table.set_column(table.column_names.index(name), name, column)
     lists = pa.array([texts[a:b] for a, b in spans.tolist()], pa.list_(pa.string()))
     if "frames" in table.column_names:

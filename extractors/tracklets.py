@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from reid_index.errors import DimensionMismatch, NotFiniteError
 from reid_index.store.tracks import tracks_of
 
+from .attributes import voted
+
 _EARLIEST = ("start", "start_s", "frame_first")
 _LATEST = ("end", "end_s", "frame_last")
 
@@ -32,7 +34,8 @@ def pool_tracklets(
     double precision, so that every frame counts alike; the mean itself is not scaled. Averaging
     over a tracklet's frames is what torchreid does, too, but without scaling them. The items are
     those of a tracklet's first row, with the earliest start and frame_first and the latest end
-    and frame_last of its rows. Tracklets are in the order of their first rows.
+    and frame_last of its rows, and the attributes on which these vote (`attributes.voted`).
+    Tracklets are in the order of their first rows.
 
     Raises DimensionMismatch where vectors and items differ in number, NotFiniteError for a row
     that holds NaN or Inf or has length 0.
@@ -78,4 +81,8 @@ def _widened(items: pa.Table, codes: NDArray[np.int64], firsts: NDArray[np.int64
         pooled = pooled.set_column(
             pooled.column_names.index(name), items.schema.field(name), spans[f"{name}_{how}"]
         )
+    order = np.argsort(codes, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    for name, column in voted(items, [group.tolist() for group in groups]).items():
+        pooled = pooled.set_column(pooled.column_names.index(name), name, column)
     return pooled

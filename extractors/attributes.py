@@ -1,0 +1,237 @@
+"""The contract of what predicts attributes, an extractor with one beside it, and how what is
+predicted of several crops is joined."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reid_index.attributes import CONFIDENCE, MODEL, ORIGIN, PREFIX, names_in, rank_of
+from reid_index.errors import BadShard, BadSource, BadWeights, ExtractorMismatch
+from reid_index.fingerprint import Fingerprint
+from reid_index.matcher import Matcher
+
+from .extractor import Crop, Embedding, Extractor
+from .segments import SegmentEncoder
+
+
+class AttributePredictor(ABC):
+    """Says of crops what is to be seen in them.
+
+    As of extractors, `prepare` is called for single crops by several threads at once and must not
+    keep state; `predict` is called by one thread at a time.
+    """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> Fingerprint:
+        """Everything that decides what it says."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The attributes that it predicts, as upper_color."""
+
+    @abstractmethod
+    def prepare(self, crop: Crop) -> NDArray[Any]:
+        """One crop as the model wants it. Same shape and dtype for all."""
+
+    @abstractmethod
+    def predict(self, batch: NDArray[Any]) -> Mapping[str, Sequence[Any]]:
+        """B prepared crops, stacked along a new first axis, B ≥ 1, to the columns of all `names`:
+        `attr.<name>` (a word, of colours a list; None: unknown), `.confidence` (0…1, None beside
+        unknown), `.origin`, B values each."""
+
+    def extract(self, crops: Sequence[Crop]) -> Mapping[str, Sequence[Any]]:
+        """Crops of any sizes: `prepare` for each, then `predict`."""
+        return self.predict(np.stack([self.prepare(crop) for crop in crops]))
+
+    @property
+    def origin(self) -> str:
+        """What the column `.origin` says of its words."""
+        return origin_of(self.fingerprint)
+
+
+def origin_of(fingerprint: Fingerprint) -> str:
+    """ "model NAME VERSION SHA256" of a model, the sum's first 12 hex digits."""
+    sha = (fingerprint.weights_sha256 or "")[:12]
+    return " ".join(filter(None, (MODEL, fingerprint.name, fingerprint.version, sha)))
+
+
+def columns_of(
+    name: str, values: Sequence[Any], confidence: Sequence[float | None], origin: str
+) -> dict[str, list[Any]]:
+    """The three columns of an attribute that a model predicts; nothing beside unknown values."""
+    known = [value is not None for value in values]
+    return {
+        PREFIX + name: list(values),
+        PREFIX + name + CONFIDENCE: [
+            one if is_known else None for one, is_known in zip(confidence, known, strict=True)
+        ],
+        PREFIX + name + ORIGIN: [origin if is_known else None for is_known in known],
+    }
+
+
+def predictor_of(path: Path) -> AttributePredictor:
+    """The predictor that a model file is: `.xml` (OpenVINO) is
+    person-attributes-recognition-crossroad-0230. Raises BadWeights, MissingExtra."""
+    suffix = path.suffix.lower()
+    if suffix == ".xml":
+        from .attributes_0230 import Predictor0230
+
+        return Predictor0230(path)
+    if suffix == ".safetensors":
+        raise BadWeights(
+            f"{path}: models of reid train that predict attributes are extractors themselves: "
+            "--extractor trained --weights FILE; beside another one it cannot be used yet"
+        )
+    raise BadWeights(
+        f"{path}: a model that predicts attributes is an .xml file (OpenVINO, "
+        "person-attributes-recognition-crossroad-0230)"
+    )
+
+
+def recipe_of(path: Path, predictor: AttributePredictor) -> dict[str, Any]:
+    """What `open_predictor` needs to make the predictor of a file again: a JSON object."""
+    return {"weights": str(path.absolute()), "fingerprint": predictor.fingerprint.to_json()}
+
+
+def open_predictor(said: Any, *, weights: Path | None = None) -> AttributePredictor:
+    """The predictor that a gallery was built with. said: what `recipe_of` told. weights: where its
+    model file is now.
+
+    Raises BadSource for a recipe that does not say it, BadWeights where the file is gone or no such
+    model, ExtractorMismatch for another one, MissingExtra.
+    """
+    try:
+        path = Path(weights or said["weights"])
+        fingerprint = Fingerprint.from_json(said["fingerprint"])
+    except (TypeError, KeyError, BadShard):
+        raise BadSource(
+            "the gallery's recipe does not say properly what predicts its attributes"
+        ) from None
+    if weights is None and not path.is_file():
+        raise BadWeights(
+            f"{path}: the model that predicted the gallery's attributes is not there; "
+            "--attributes FILE says where it is now"
+        )
+    predictor = predictor_of(path)
+    apart = fingerprint.differences(predictor.fingerprint)
+    if apart:
+        raise ExtractorMismatch(
+            f"{path}: the gallery's attributes are of another model ({'; '.join(apart)})"
+        )
+    return predictor
+
+
+class WithAttributes(Extractor):
+    """An extractor, and a predictor that sees the same crops: vectors are those of the extractor,
+    bit by bit, attributes the predictor's; those that only the extractor has stay."""
+
+    def __init__(self, extractor: Extractor, predictor: AttributePredictor) -> None:
+        self._extractor = extractor
+        self._predictor = predictor
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The wrapped extractor's: its vectors can be compared with those made without a
+        predictor."""
+        return self._extractor.fingerprint
+
+    @property
+    def predicted_by(self) -> Fingerprint:
+        return self._predictor.fingerprint
+
+    @property
+    def dim(self) -> int:
+        return self._extractor.dim
+
+    @property
+    def matcher(self) -> Matcher | None:
+        return self._extractor.matcher
+
+    @property
+    def segments(self) -> SegmentEncoder:
+        return self._extractor.segments
+
+    def prepare(self, crop: Crop) -> NDArray[Any]:
+        """Both models' inputs as one structured number, of shape ()."""
+        vectors, attributes = self._extractor.prepare(crop), self._predictor.prepare(crop)
+        both = np.empty((), _pair(vectors, attributes))
+        both["vectors"], both["attributes"] = vectors, attributes
+        return both
+
+    def embed(self, batch: NDArray[Any]) -> Embedding:
+        # Copied, as the fields of one crop need not begin where numbers of their type do.
+        made = self._extractor.embed(batch["vectors"].copy())
+        said = self._predictor.predict(batch["attributes"].copy())
+        return replace(made, attributes={**(made.attributes or {}), **said})
+
+
+def _pair(vectors: NDArray[Any], attributes: NDArray[Any]) -> np.dtype[Any]:
+    fields = [
+        ("vectors", vectors.dtype, vectors.shape),
+        ("attributes", attributes.dtype, attributes.shape),
+    ]
+    return np.dtype(fields)
+
+
+def voted(items: pa.Table, groups: Sequence[Sequence[int]]) -> dict[str, pa.Array]:
+    """What the attributes of some rows say together: the attribute columns that the items have,
+    with a value for each group of rows, of which none is empty.
+
+    Of each attribute count the rows where it is known, of these the ones of the origin that counts
+    most (`rank_of`). Each gives its word, or its set as a whole, its confidence, 1 where there is
+    none. The word with the largest sum wins, of equal ones the one that comes first. Its confidence
+    is that sum divided by the number of rows that counted, so a row that says another word counts
+    0: at most the mean probability of the word. Where nobody's word has a confidence and all say
+    the same, it has none either. Its origin is that of the first row that says it.
+    """
+    columns: dict[str, pa.Array] = {}
+    for name in names_in(items.column_names):
+        whole = PREFIX + name
+        there = [one for one in (whole, whole + CONFIDENCE, whole + ORIGIN) if one in _names(items)]
+        rows = items.select(there).to_pylist()
+        found = [_vote([rows[row] for row in group], whole) for group in groups]
+        for place, column in enumerate((whole, whole + CONFIDENCE, whole + ORIGIN)):
+            if column in there:
+                kind = items.schema.field(column).type
+                columns[column] = _array([one[place] for one in found], kind)
+    return columns
+
+
+def _names(items: pa.Table) -> frozenset[str]:
+    return frozenset(items.column_names)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, kind.value_type).dictionary_encode().cast(kind)
+    return pa.array(values, kind)
+
+
+def _vote(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Any, float | None, str | None]:
+    known = [row for row in rows if row[name] is not None]
+    if not known:
+        return None, None, None
+    best = max(rank_of(row.get(name + ORIGIN)) for row in known)
+    known = [row for row in known if rank_of(row.get(name + ORIGIN)) == best]
+    sums: dict[Any, float] = {}
+    for row in known:
+        sure = row.get(name + CONFIDENCE)
+        word = _word(row[name])
+        sums[word] = sums.get(word, 0.0) + (1.0 if sure is None else sure)
+    winner = max(sums, key=lambda word: sums[word])  # the first of equal ones
+    first = next(row for row in known if _word(row[name]) == winner)
+    is_told = len(sums) == 1 and all(row.get(name + CONFIDENCE) is None for row in known)
+    sure = None if is_told else sums[winner] / len(known)
+    return first[name], sure, first.get(name + ORIGIN)
+
+
+def _word(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
