@@ -236,6 +236,7 @@ def command(
         position=position,
         weights=weights,
         attributes=attributes,
+        predict=filtering is not None,
         root=root,
         device=device,
     )
@@ -264,10 +265,10 @@ def command(
     )
     from .formats import csv_text, jsonl, named_attributes, table
 
-    attributes = named_attributes(where, opened.items.schema)
+    shown = named_attributes(where, opened.items.schema)
     if result.agreed is not None:
         used = (one.name for one in result.agreed.attributes if one.unused is None)
-        attributes = list(dict.fromkeys([*attributes, *used]))
+        shown = list(dict.fromkeys([*shown, *used]))
     hidden = None
     if form == "html":
         from .item_sheet import item_sheet
@@ -283,7 +284,7 @@ def command(
             label=looked_for.label,
             person=person or looked_for.person,
             is_described=False,
-            attributes=attributes,
+            attributes=shown,
             title=title or f"{looked_for.label} in {opened.path.absolute().name}",
             rules=rules,
             root=root,
@@ -293,7 +294,7 @@ def command(
     elif form == "jsonl":
         text = jsonl(result)
     else:
-        text = table(result, attributes=attributes)
+        text = table(result, attributes=shown)
     _write(text, out)
     notes = [result.fallback, result.note, hidden]
     if rerank and not explain:
@@ -360,6 +361,7 @@ def _target(
     position: int | None,
     weights: Path | None,
     attributes: Path | None,
+    predict: bool,
     root: Path | None,
     device: str,
 ) -> "Target":
@@ -379,6 +381,7 @@ def _target(
         position=position,
         weights=weights,
         attributes=attributes,
+        predict=predict,
         device=device,
     )
 
