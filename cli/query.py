@@ -265,16 +265,16 @@ def command(
     )
     from .formats import csv_text, jsonl, named_attributes, table
 
-    shown = named_attributes(where, opened.items.schema)
-    if result.agreed is not None:
-        used = (one.name for one in result.agreed.attributes if one.unused is None)
-        shown = list(dict.fromkeys([*shown, *used]))
+    named = named_attributes(where, opened.items.schema)
     hidden = None
     if form == "html":
         from .item_sheet import item_sheet
 
         rules = {"where": where or "everything", "not camera": ", ".join(not_camera) or "-"}
+        shown = named
         if result.agreed is not None:
+            used = (one.name for one in result.agreed.attributes if one.unused is None)
+            shown = list(dict.fromkeys([*named, *used]))
             dropped, of = result.agreed.dropped, result.agreed.allowed
             rules["auto-filter"] = f"{dropped:,} of {of:,} items dropped"
         text, hidden = item_sheet(
@@ -294,7 +294,7 @@ def command(
     elif form == "jsonl":
         text = jsonl(result)
     else:
-        text = table(result, attributes=shown)
+        text = table(result, attributes=named)
     _write(text, out)
     notes = [result.fallback, result.note, hidden]
     if rerank and not explain:

@@ -100,11 +100,13 @@ def test_it_is_explained_which_attribute_dropped_how_many(world):
 
 def test_the_attributes_that_filter_are_shown(world):
     asked = ["query", world / "g", "--item", "0", "--top", "2"]
-    head, first, _ = succeed(*asked, "--auto-filter", "0.7").stdout.splitlines()
+    where = ["--auto-filter", "0.7", "--where", "attr.hat != 'no'"]
+    head, first, _ = succeed(*asked, *where).stdout.splitlines()
     assert head.split() == [
         *("rank", "item", "similarity", "camera", "person", "hat", "time", "source")
     ]
     assert "yes (0.90)" in first
+    assert "hat" not in succeed(*asked, "--auto-filter", "0.7").stdout  # too many for a terminal
     where = "attr.upper_color.confidence >= 0.5 AND attr.hat IS NOT NULL"
     head = succeed(*asked, "--where", where).stdout.splitlines()[0]
     assert head.split()[5:7] == ["upper_color", "hat"]
