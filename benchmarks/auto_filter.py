@@ -174,11 +174,14 @@ def measure(path: Path, asked: Sequence[Target]) -> list[dict[str, Any]]:
             taken = {"plain": 0.0, "filtered": 0.0}
             for agreement in ways if turn % 2 else ways[::-1]:
                 start = time.perf_counter()
+                result = None
                 if which == ALL:
                     gallery.nearest(target.vector[None], k=k, agreement=agreement)
                 else:
-                    gallery.search(target.vector, k=k, agreement=agreement)
+                    result = gallery.search(target.vector, k=k, agreement=agreement)
                 taken["plain" if agreement is None else "filtered"] = time.perf_counter() - start
+                if result is not None and agreement is not None:
+                    taken["mask"] = result.seconds["where"]
             found.append(
                 {"rows": len(gallery), "dim": gallery.dim, "k": which, "turn": turn}
                 | taken
@@ -219,6 +222,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"k {k}, {when}: ms without {spread(plain)}, with {spread(filtered)}, "
                 f"without ÷ with {spread(ratio)}"
             )
+            if "mask" in some[0]:
+                lines[-1] += f", of which the mask {spread([1000 * row['mask'] for row in some])}"
     right, kept = sum(row["right"] for row in rows), sum(row["kept"] for row in rows)
     lines.append(
         f"dropped {spread([row['dropped'] for row in rows])}; "

@@ -333,7 +333,7 @@ def test_the_word_with_the_largest_sum_counts(
 
 
 def test_what_no_picture_tells_is_left_out() -> None:
-    columns = {"attr.x": [None, None], "attr.x.confidence": [0.9, None], "attr.y": [None] * 2}
+    columns = {"attr.x": [None, None], "attr.x.confidence": [0.9, None], "attr.y": [True, 2]}
     assert known_of(columns) == {}
     with pytest.raises(UsageError, match=r"confidence of the target's x is .* got 2"):
         known_of({"attr.x": ["yes"], "attr.x.confidence": [2.0]})

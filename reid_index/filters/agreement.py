@@ -228,7 +228,7 @@ def known_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Words, flo
     """What some pictures of one person, or rows, tell of it, as `Agreement.target` has it.
 
     columns: `attr.<name>` and its `.confidence`, as an item table or an embedding has them, with
-    n ≥ 1 values each; others are not looked at.
+    n ≥ 1 values each; others are not looked at, nor are values that are no words.
     Of an attribute count the pictures in which it is known, each with its confidence, 1 where there
     is none. The word, or the set as a whole, with the largest sum wins, of equal ones the first;
     its confidence is that sum over the number of pictures that counted, so that whoever says
@@ -238,12 +238,12 @@ def known_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Words, flo
     known: dict[str, tuple[Words, float | None]] = {}
     for name in names_in(columns):
         values = columns[PREFIX + name]
-        confidences = columns.get(PREFIX + name + CONFIDENCE) or [None] * len(values)
+        confidences = columns.get(PREFIX + name + CONFIDENCE, [None] * len(values))
         sums: dict[Words, float] = {}
         counting = 0
         for value, confidence in zip(values, confidences, strict=True):
-            if value is None:
-                continue
+            if not isinstance(value, str | list | tuple | set | frozenset):
+                continue  # null, or of a column that holds no words
             sure = 1.0 if confidence is None else confidence
             _check_share(sure, f"the confidence of the target's {name}")
             words: Words = value if isinstance(value, str) else tuple(sorted(set(value)))
