@@ -34,7 +34,7 @@ def main(rows: int, candidates: int, stripes: int, dim: int, rounds: int, out: P
     """Measure shortlists."""
     for dtype in ("float32", "float16"):
         with tempfile.TemporaryDirectory() as scratch:
-            parts = _drawn(Path(scratch) / "parts", (rows, stripes, dim), dtype)
+            parts = drawn_parts(Path(scratch) / "parts", (rows, stripes, dim), dtype)
             times, largest = _measure(parts, candidates, rounds)
         results = {
             "benchmark": "aligned",
@@ -47,7 +47,7 @@ def main(rows: int, candidates: int, stripes: int, dim: int, rounds: int, out: P
             click.echo(f"{dtype}: {line}")
 
 
-def _drawn(path: Path, shape: tuple[int, int, int], dtype: str) -> NDArray[np.generic]:
+def drawn_parts(path: Path, shape: tuple[int, int, int], dtype: str) -> NDArray[np.generic]:
     """Parts in a file, mapped."""
     rng = np.random.default_rng(0)
     written = np.memmap(path, mode="w+", dtype=dtype, shape=shape)

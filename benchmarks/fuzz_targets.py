@@ -260,6 +260,45 @@ def _aligned(folder: Path) -> Case:
     return _any_file(folder, _use_aligned)
 
 
+def _overlay(folder: Path) -> Case:
+    """An overlay, as Parquet, its sum made to fit; and what somebody has said."""
+    from reid_index import Gallery
+    from reid_index.store.overlays import said_of
+    from reid_index.upkeep.verify import verify_gallery
+
+    gallery = folder / "g"
+    paths = sorted((gallery / "overlays").iterdir())
+    sound = {path: path.read_bytes() for path in (*paths, *gallery.glob("*.json"))}
+    current = (gallery / "CURRENT").read_bytes()
+    files = [*(sound[path] for path in paths), *worlds.parquet(worlds.said())]
+
+    def case(rng: Random) -> None:
+        for path, content in sound.items():
+            path.write_bytes(content)
+        (gallery / "CURRENT").write_bytes(current)
+        if rng.random() < 0.3:
+            table, other = worlds.said(), worlds.any_table(rng)
+            at = rng.randrange(table.num_columns)
+            name = rng.choice(
+                (table.column_names[at], "attr.x", "attr.x.origin", "attr.upper.origin")
+            )
+            table = table.set_column(at, name, other.column(rng.randrange(other.num_columns)))
+            said_of(table)
+            return
+        if rng.random() < 0.2:
+            content = worlds.parquet(worlds.any_table(rng), worlds.PARQUET[:1])[0]
+        else:
+            content = bytes_of(rng.choice(files), rng, others=files)
+        rng.choice(paths).write_bytes(content)
+        worlds.sign(gallery)
+        with Gallery.open(gallery) as opened:
+            opened.items.to_pylist()
+            opened.search(worlds.vectors()[0], k=3, where="attr.colors = 'a'")
+            verify_gallery(opened)
+
+    return case
+
+
 # Attachments
 
 
@@ -563,6 +602,7 @@ TARGETS = (
     # A whole gallery is searched and verified, which takes as long as twenty of the others.
     Target("manifest", worlds.make_gallery, _manifest, share=0.5),
     Target("gallery", worlds.make_gallery, _gallery, share=0.5),
+    Target("overlays", worlds.make_gallery, _overlay, share=0.5),
     Target("coattention", worlds.make_coattention, _coattention, share=0.5),
     Target("aligned", worlds.make_aligned, _aligned, share=0.5),
     Target("shard", worlds.make_shard, _header),

@@ -64,6 +64,19 @@ def items(rows: int = ROWS) -> pa.Table:
     )
 
 
+def said(rows: int = ROWS) -> pa.Table:
+    """Attributes of the items of `make_gallery`, of every kind."""
+    at = range(rows)
+    return pa.table(
+        {
+            "item": list(at),
+            "attr.upper": [("red", None, "green")[row % 3] for row in at],
+            "attr.upper.confidence": pa.array([row / rows for row in at], pa.float32()),
+            "attr.colors": [["a", "b", "c"][: row % 3] for row in at],
+        }
+    )
+
+
 def any_table(rng: Random) -> pa.Table:
     """A sound table whose columns have types that they should not have."""
     rows = ROWS
@@ -113,13 +126,15 @@ def make_shard(folder: Path) -> None:
 
 
 def make_gallery(folder: Path) -> None:
-    """A gallery of two shards, a row of one deleted, with graph and calibration."""
+    """A gallery of two shards, a row of one deleted, two overlays, with graph and calibration."""
     from reid_index.evaluation.calibration import calibrate, write_calibration
     from reid_index.reranking.rerank import Reranking
 
     gallery = Gallery.create(folder / "g", dim=DIM, fingerprint=FINGERPRINT)
     gallery.add(vectors()[:25], items().slice(0, 25), key="first")
     gallery.add(vectors()[25:], items().slice(25))
+    gallery.set_attributes(said(), origin="model m 1 0123456789ab")
+    gallery.set_attributes(said().slice(0, 9), origin="person")
     gallery.delete(items=[3])
     write_calibration(gallery, calibrate(gallery, false_match_rate=0.1))
     gallery.build_graph(Reranking(k1=5, k2=2))
@@ -186,6 +201,8 @@ def sign(gallery: Path) -> None:
             _tell(entry, gallery / listed["folder"] / file)
         if isinstance(listed.get("deleted"), dict):
             _tell(listed["deleted"], gallery / listed["deleted"]["file"])
+    for overlay in manifest["overlays"]:
+        _tell(overlay, gallery / overlay["file"])
     (gallery / name).write_bytes(json_bytes(manifest))
     sign_manifest(gallery)
 

@@ -16,9 +16,10 @@ from extractors.preprocess import Preprocess
 from extractors.systems.system import System
 from extractors.training.crops import Labelled, decode, read_labelled
 from extractors.training.denormals import without_denormals
+from extractors.training.looks import Looks
 from extractors.training.train import Training, train
 from reid_index import evaluate_distances
-from reid_index.evaluation.aligned_scores import AlignedScores
+from reid_index.evaluation.parts_scores import parts_scores
 from reid_index.evaluation.scores import VectorScores
 from reid_index.matcher import Matcher
 from reid_index.metric import Metric
@@ -42,6 +43,7 @@ class Crops:
         self.preprocess = preprocess
         self.train = decode(parts["train"], preprocess)
         self.classes = parts["train"].classes
+        self.labelled = parts["train"]
         self.sides: Sides = [
             (decode(parts[part], preprocess), parts[part]) for part in ("query", "gallery")
         ]
@@ -54,18 +56,38 @@ class Crops:
 
     def score_parts(self, system: System, matcher: Matcher) -> tuple[float, float]:
         """The same by vectors and parts, all pairs."""
-        (query, asked), (gallery, parts) = (
-            (
-                self._vectors(system.embed, crops),
-                self.run_on(crops, lambda fed: system.embed_parts(fed)[1]),
-            )
-            for crops, _ in self.sides
+        query, gallery = (self._embedded(system, crops) for crops, _ in self.sides)
+        vectors = VectorScores(_unit(query[0]), [_unit(gallery[0])], metric=Metric.COSINE)
+        scores = parts_scores(
+            matcher,
+            vectors,
+            queries=query[1],
+            blocks=[gallery[1]],
+            visible=_visible(query),
+            shown=[_visible(gallery)],
         )
-        vectors = VectorScores(query, [gallery], metric=Metric.COSINE)
-        scores = AlignedScores(vectors, asked, [parts], weight=matcher.weight)
-        starts = range(0, len(query), _QUERIES)
-        chunks = [scores.chunk(at, min(at + _QUERIES, len(query)))[0].copy() for at in starts]
+        starts = range(0, len(query[0]), _QUERIES)
+        stops = (min(at + _QUERIES, len(query[0])) for at in starts)
+        chunks = [scores.chunk(at, stop)[0].copy() for at, stop in zip(starts, stops, strict=True)]
         return self._measured(np.concatenate(chunks))
+
+    def told(self, system: System) -> tuple[list[NDArray[np.float32]], list[str]]:
+        """What a system that tells attributes says of the crops of both sides, the probabilities
+        (N, words) of each, and the persons."""
+        found = [self._embedded(system, crops)[3] for crops, _ in self.sides]
+        persons = [str(one.columns["person"]) for _, side in self.sides for _, one in side.people]
+        return found, persons
+
+    def _embedded(
+        self, system: System, crops: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.generic], ...]:
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(crops), _BATCH):
+                some = crops[start : start + _BATCH]
+                fed = np.stack([self.preprocess.normalise(crop) for crop in some])
+                found.append([one.numpy() for one in system.embed_parts(torch.from_numpy(fed))])
+        return tuple(np.concatenate(some) for some in zip(*found, strict=True))
 
     def run_on(self, crops: NDArray[np.uint8], network: Network) -> NDArray[np.float32]:
         """What a network says of crops, (N, …), a batch at a time."""
@@ -78,9 +100,7 @@ class Crops:
         return np.concatenate(found)
 
     def _vectors(self, embed: Network, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        vectors = self.run_on(crops, embed)
-        normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return normed
+        return _unit(self.run_on(crops, embed))
 
     def _measured(self, distances: NDArray[np.float32]) -> tuple[float, float]:
         persons, cameras = [], []
@@ -92,7 +112,19 @@ class Crops:
         return found.mAP, float(found.cmc[0])
 
 
-def trained(crops: Crops, training: Training, *, seed: int) -> tuple[System, float]:
+def _visible(embedded: tuple[NDArray[np.generic], ...]) -> NDArray[np.generic]:
+    """What of the parts is, all where the system does not say."""
+    return embedded[2] if len(embedded) > 2 else np.ones(embedded[1].shape[:2], np.uint8)
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    normed: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normed
+
+
+def trained(
+    crops: Crops, training: Training, *, seed: int, looks: Looks | None = None
+) -> tuple[System, float]:
     """A system learnt from them on the processor, and the seconds that took."""
     start = time.perf_counter()
     with without_denormals():
@@ -102,6 +134,7 @@ def trained(crops: Crops, training: Training, *, seed: int) -> tuple[System, flo
             crops.classes,
             state=None,
             device=torch.device("cpu"),
+            looks=looks,
         )
     return made.system, time.perf_counter() - start
 

@@ -8,6 +8,7 @@ import click
 from reid_index.errors import UsageError
 
 from .aggregate_options import aggregate_options
+from .attribute_options import auto_filter_options, parse_auto_filter
 from .extractor_options import (
     make_preprocess,
     make_weighting,
@@ -87,6 +88,7 @@ _TABLES = (".csv", ".parquet")
     help="How rankings are joined: reciprocal ranks, or normalised scores.",
 )
 @click.option("--fuse-weights", metavar="A,B,…", help="One for each extractor, GALLERY's first.")
+@auto_filter_options
 @click.option(
     "--report",
     type=PATH,
@@ -114,6 +116,8 @@ def command(gallery: Path, queries: Path, form: str, **options: Any) -> None:
         raise UsageError(f"--per-query {path}: there is no folder {path.absolute().parent}")
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"--report {report} is a file; name a folder")
+    if report is not None and options["auto_filter"] is not None:
+        raise UsageError("--report shows whole lists: leave out --auto-filter, or the report")
     judged = judge(_question(gallery, queries, **options))
     table = per_query(judged.final, judged.labelled, judged.queries.items)
     _tell_unanswerable(table)
@@ -126,6 +130,8 @@ def command(gallery: Path, queries: Path, form: str, **options: Any) -> None:
     record["matcher"] = judged.matcher
     record["aggregate"] = None if judged.aggregate is None else judged.aggregate.rule
     record["seconds"] = round(sum(judged.final.seconds.values()), 3)
+    if judged.filtering is not None:
+        record["auto_filter"] = _filtered(judged)
     # Before the files, so that one that cannot be written does not cost the figures.
     click.echo(json.dumps(record) + "\n" if form == "json" else _table(record), nl=False)
     if path is not None:
@@ -145,6 +151,9 @@ def _question(
     lambda_: float,
     fuse: Literal["rrf", "min_max", "z_score"],
     fuse_weights: str | None,
+    auto_filter: str | None,
+    filter_at: tuple[str, ...],
+    no_filter_by: tuple[str, ...],
     **options: Any,
 ) -> "Question":
     from reid_index.evaluation.fusion import Fusion
@@ -164,6 +173,7 @@ def _question(
         weighting=make_weighting(options.pop("weighting")),
         reranking=make_reranking(k1=k1, k2=k2, lambda_=lambda_),
         fusion=Fusion(method=fuse, weights=_weights(fuse_weights)),
+        auto_filter=parse_auto_filter(auto_filter, filter_at, no_filter_by),
         **options,
     )
 
@@ -184,6 +194,33 @@ def _fused(judged: "Judged") -> str | None:
         return None
     weights = "" if fusion.weights is None else f" weights={','.join(map(str, fusion.weights))}"
     return f"{fusion.method} of {1 + len(others)}{weights}"
+
+
+def _filtered(judged: "Judged") -> dict[str, Any]:
+    """What filtering by attributes did, and the figures without it."""
+    from reid_index.evaluation.evaluate import as_record
+    from reid_index.evaluation.protocol import get_protocol
+
+    assert judged.filtering is not None
+    found = judged.filtering.quality(
+        judged.labelled,
+        same_camera=get_protocol(judged.question.protocol).same_camera,
+        same_item=judged.same_item,
+    )
+    without = as_record(judged.unfiltered(), rerank=None)
+    return {
+        "kept": found.kept_share,
+        "dropped": found.dropped_share,
+        "pairs": found.pairs,
+        "matches": found.matches,
+        "missed": found.missed,
+        "thresholds": judged.filtering.thresholds,
+        "without": {
+            name: value
+            for name, value in without.items()
+            if name.startswith(("mAP", "mINP", "rank")) and name != "rerank"
+        },
+    }
 
 
 def _tell_unanswerable(table: "pa.Table") -> None:
@@ -246,9 +283,17 @@ def _write_table(path: Path, table: "pa.Table") -> None:
 def _table(record: dict[str, Any]) -> str:
     from .formats import aligned
 
-    return aligned(
-        [
-            [name, f"{value:.4f}" if isinstance(value, float) else str(value or "-")]
-            for name, value in record.items()
-        ]
-    )
+    filtered = record.pop("auto_filter", None)
+    without = {} if filtered is None else filtered["without"]
+    rows = [
+        [name, f"{value:.4f}" if isinstance(value, float) else str(value or "-")]
+        for name, value in record.items()
+    ]
+    if filtered is None:
+        return aligned(rows)
+    rows = [[*row, f"{without[row[0]]:.4f}" if row[0] in without else ""] for row in rows]
+    facts = [
+        ["true matches kept", f"{filtered['kept']:.4f}"],
+        ["gallery dropped", f"{filtered['dropped']:.4f}"],
+    ]
+    return aligned([["", "auto-filter", "without"], *rows]) + "\n" + aligned(facts)

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reid_index.errors import UsageError
+
 from .compact import processes
+from .inspect_attributes import attribute_facts, attribute_table
 from .paths import PATH
 from .sources import interrupted_runs
 
@@ -16,22 +19,38 @@ if TYPE_CHECKING:
     from reid_index.store.manifest import AttachedEntry
 
 
+_CHANGES = ("added", "deleted", "removed", "told")
+
+
 @click.command(name="inspect", short_help="Say what GALLERY holds.")
 @click.argument("gallery", type=PATH)
 @click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
 @click.option("--history", is_flag=True, help="Instead: what made each generation, and when.")
-def command(gallery: Path, form: str, history: bool) -> None:
+@click.option(
+    "--attributes",
+    is_flag=True,
+    help="Instead: of each attribute its words, how surely they are known, and who says so.",
+)
+def command(gallery: Path, form: str, history: bool, attributes: bool) -> None:
     """Say what GALLERY holds: items, columns, cameras, extractor, files."""
     from reid_index import Gallery
 
+    if history and attributes:
+        raise UsageError("--history and --attributes are two questions: ask one after the other")
+    facts: dict[str, Any] | list[dict[str, Any]]
     with Gallery.open(gallery) as opened:
-        facts = _history(opened) if history else _facts(opened)
+        if attributes:
+            facts = attribute_facts(opened)
+        else:
+            facts = _history(opened) if history else _facts(opened)
     if form == "json":
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
     elif isinstance(facts, list):
         _print_history(facts)
+    elif attributes:
+        click.echo(attribute_table(facts), nl=False)
     else:
         _print_facts(facts)
 
@@ -49,6 +68,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
         facts["deleted"] = f"{facts['deleted']:,}, whose bytes stay until `reid compact`"
     held = [f"generation {one} by {processes(ids)}" for one, ids in facts["held"].items()]
     facts["held"] = "; ".join(held) or None
+    if not facts["overlays"]:
+        del facts["overlays"]
     if facts["owed"]:
         facts["owed"] = f"{', '.join(facts['owed'])} (`reid compact` makes it)"
     else:
@@ -83,7 +104,9 @@ def _facts(gallery: "Gallery") -> dict[str, Any]:
         "dimensions": gallery.dim,
         "stored_as": manifest.dtype,
         "shards": len(manifest.shards),
-        "bytes": sum(file.size for shard in manifest.shards for file in shard.files.values()),
+        "overlays": len(manifest.overlays),
+        "bytes": sum(file.size for shard in manifest.shards for file in shard.files.values())
+        + sum(overlay.entry.size for overlay in manifest.overlays),
         "segments": _segments(gallery),
         "persons_labelled": pc.count_distinct(items["person"]).as_py(),
         "cameras": {
@@ -149,6 +172,7 @@ def _history(gallery: "Gallery") -> list[dict[str, Any]]:
                 "added": event.rows if event.what == "add" else 0,
                 "deleted": event.rows if event.what == "delete" else 0,
                 "removed": event.rows if event.what in ("compact", "rebuild") else 0,
+                "told": event.rows if event.what == "attributes" else 0,
                 "items": past.rows,
                 "held_by": _readers(gallery, past.generation),
             }
@@ -161,7 +185,7 @@ def _print_history(records: list[dict[str, Any]]) -> None:
 
     rows = [["generation", "created", "what", "rows", "items", "held by"]]
     for one in records:
-        changes = [f"{one[name]:,} {name}" for name in ("added", "deleted", "removed") if one[name]]
+        changes = [f"{one[name]:,} {name}" for name in _CHANGES if one[name]]
         rows.append(
             [
                 f"{one['generation']:,}",

@@ -13,9 +13,9 @@ from extractors import DEFAULT, open_extractor
 from extractors.pictures import Source
 from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
-from reid_index.evaluation.aligned_scores import AlignedScores
 from reid_index.evaluation.evaluate import Evaluation, evaluate
 from reid_index.evaluation.fusion import FusedScores
+from reid_index.evaluation.parts_scores import parts_scores
 from reid_index.evaluation.protocol import Labelled, get_protocol, label
 from reid_index.evaluation.scores import MatrixScores, Scores, VectorScores
 from reid_index.matcher import told
@@ -24,6 +24,7 @@ from reid_index.reranking.rerank_query import QueryReranking, QueryScores
 
 from . import sides
 from .aggregate_options import Aggregate
+from .judge_filter import Filtering, make_filtering
 from .judge_tracks import (
     asked_aggregate,
     asked_cut,
@@ -47,7 +48,8 @@ class Judged:
     figures rank by; plain: what the vectors alone say, before parts, re-ranking and fusion.
     same_item: equal ids on both sides are one item. rerank: in words, None without. matcher: what
     compared the rows' parts or frames, in words; None where it was vectors alone. aggregate: how
-    the segments of two tracklets became a score; None where a row is one vector.
+    the segments of two tracklets became a score; None where a row is one vector. filtering: what
+    takes items out of the lists of the final figures; None for nothing.
     """
 
     question: Question
@@ -61,6 +63,11 @@ class Judged:
     rerank: str | None
     matcher: str | None
     aggregate: Aggregate | None
+    filtering: Filtering | None = None
+
+    def unfiltered(self) -> Evaluation:
+        """The evaluation without filtering by attributes."""
+        return _measured(self.question, self.scores, self.labelled, self.same_item)
 
     def original(self, keys: NDArray[np.float32]) -> NDArray[np.float32]:
         """Similarities, or distances in a Euclidean gallery, from keys of `plain`."""
@@ -103,8 +110,11 @@ def judge(question: Question) -> Judged:
     else:
         vectors = plain = _plain(gallery, queries)
         scores, exact = _ranked_by(question, gallery, queries, labelled, vectors)
+    filtering = None
+    if question.auto_filter is not None:
+        filtering = make_filtering(question.auto_filter, queries, gallery)
     ready = time.perf_counter()
-    final = _measured(question, scores, labelled, same_item)
+    final = _measured(question, scores, labelled, same_item, filtering)
     return Judged(
         question=question,
         gallery=gallery,
@@ -118,6 +128,7 @@ def judge(question: Question) -> Judged:
         same_item=same_item,
         matcher=None if matcher is None else told(matcher),
         aggregate=aggregate,
+        filtering=filtering,
         rerank=None
         if question.rerank is None
         else f"{question.rerank} k1={question.reranking.k1} k2={question.reranking.k2} "
@@ -126,7 +137,11 @@ def judge(question: Question) -> Judged:
 
 
 def _measured(
-    question: Question, scores: Scores, labelled: Labelled, same_item: bool
+    question: Question,
+    scores: Scores,
+    labelled: Labelled,
+    same_item: bool,
+    filtering: Filtering | None = None,
 ) -> Evaluation:
     return evaluate(
         scores,
@@ -136,6 +151,7 @@ def _measured(
         unanswerable=question.unanswerable,
         at=question.at,
         same_item=same_item,
+        drops=None if filtering is None else filtering.drops,
     )
 
 
@@ -155,6 +171,8 @@ def _refuse_needless(question: Question) -> None:
         raise UsageError("--device is for dataset folders and for --rerank joint")
     if question.split_number and (question.split is not None or not folders):
         raise UsageError("--split-number is for dataset folders that have several splits")
+    if question.auto_filter is not None and question.protocol in sides.VIDEO:
+        raise UsageError("--auto-filter is for single crops: attributes are not of tracklets")
 
 
 def _open(question: Question) -> tuple[Side, Side]:
@@ -287,8 +305,15 @@ def _ranked_by(
     scores: Scores = plain
     exact = True
     if gallery.matcher is not None:
-        asked = queries.parts_of(np.arange(queries.items.num_rows))
-        scores = AlignedScores(plain, asked, gallery.parts, weight=gallery.matcher.weight)
+        rows = np.arange(queries.items.num_rows)
+        scores = parts_scores(
+            gallery.matcher,
+            plain,
+            queries=queries.parts_of(rows),
+            blocks=gallery.parts,
+            visible=queries.visible_of(rows),
+            shown=gallery.visible,
+        )
     if question.rerank is not None:
         scores, exact = _reranked(question, gallery, queries, labelled)
     if not question.others:

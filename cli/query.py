@@ -257,6 +257,7 @@ def command(
         threshold=_threshold(opened, threshold, false_match_rate),
         combine=combine,
         parts=looked_for.parts,
+        visible=looked_for.visible,
         shortlist=None if exact else shortlist or SHORTLIST,
         rerank=make_reranking(k1=k1, k2=k2, lambda_=lambda_) if rerank else None,
         rerank_graph=rerank_graph,

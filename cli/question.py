@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from extractors.preprocess import Preprocess, Size
     from extractors.weighting import Weighting
 
+    from .attribute_options import AutoFilter
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -39,3 +41,4 @@ class Question:
     proportion: float | None = None
     segment: int | None = None
     stride: int | None = None
+    auto_filter: "AutoFilter | None" = None

@@ -49,8 +49,9 @@ class Side:
 
     blocks: (n, D) float32 or float16 each, together the rows of items; of length 1 for cosine.
     roots: per row, the folder that `source` is relative to. gallery: where it is one, whole.
-    matcher, parts, frames: how parts or frames are compared, and they themselves as blocks has the
-    vectors, parts (n, P, Dp) each; None and empty without.
+    matcher, parts, visible, frames: how parts or frames are compared, and they themselves as blocks
+    has the vectors, parts (n, P, Dp) each, which of these are visible (n, P), where the matcher
+    asks; None and empty without.
     tracks: where items and roots have a row for each tracklet, which rows of blocks, parts and
     frames are whose; None where each of these is a row by itself.
     """
@@ -64,6 +65,7 @@ class Side:
     gallery: Gallery | None = None
     matcher: Matcher | None = None
     parts: Sequence[NDArray[np.generic]] = ()
+    visible: Sequence[NDArray[np.generic]] = ()
     frames: Sequence[SegmentFrames] = ()
     tracks: Groups | None = None
 
@@ -83,6 +85,10 @@ class Side:
         """The parts of some rows, float32 (n, P, Dp), copied."""
         return _gathered(self.parts, rows, shape=(0, 0))
 
+    def visible_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Which of the parts of some rows are visible, uint8 (n, P), copied."""
+        return _gathered(self.visible, rows, shape=(0,)).astype(np.uint8)
+
     def frames_of(self, rows: NDArray[np.int64]) -> SegmentFrames:
         """The frames of some rows, float32, copied; only where the matcher is of frames."""
         assert self.matcher is not None
@@ -91,7 +97,7 @@ class Side:
     @property
     def by_vectors(self) -> "Side":
         """The same without parts and frames."""
-        return replace(self, matcher=None, parts=(), frames=())
+        return replace(self, matcher=None, parts=(), visible=(), frames=())
 
     @property
     def folders(self) -> pa.DictionaryArray:
@@ -124,6 +130,7 @@ class Side:
             some,
             blocks=[self.matrix(rows)],
             parts=[self.parts_of(rows)] if self.parts else [],
+            visible=[self.visible_of(rows)] if self.visible else [],
             frames=[self.frames_of(rows)] if self.frames else [],
         )
 
@@ -168,6 +175,7 @@ def gallery_side(path: Path) -> Side:
         gallery=gallery,
         matcher=gallery.matcher,
         parts=gallery.part_blocks or (),
+        visible=gallery.visible_blocks or (),
         frames=gallery.frame_blocks or (),
     )
 
@@ -192,13 +200,14 @@ def shard_side(path: Path) -> Side:
 
 
 def _compared(shards: Sequence[Shard]) -> dict[str, Any]:
-    """What is compared beyond vectors: `Side`'s parts and frames."""
+    """What is compared beyond vectors: `Side`'s parts, visible and frames."""
     matcher = shards[0].header.matcher
     if matcher is None:
         return {}
     if matcher.of_frames:
         return {"frames": [SegmentFrames.of(shard.arrays) for shard in shards]}
-    return {"parts": [shard.arrays["parts"] for shard in shards]}
+    names = ("parts", "visible") if matcher.has_visible else ("parts",)
+    return {name: [shard.arrays[name] for shard in shards] for name in names}
 
 
 def dataset_side(
@@ -246,8 +255,8 @@ def _copied(shards: Sequence[Shard], path: Path) -> Side:
     """The rows of shards of one extraction, in memory."""
     header, compared = shards[0].header, _compared(shards)
     vectors = np.concatenate([np.array(shard.vectors) for shard in shards])
-    if "parts" in compared:
-        compared["parts"] = [np.concatenate(compared["parts"])]
+    for name in {"parts", "visible"} & compared.keys():
+        compared[name] = [np.concatenate(compared[name])]
     if "frames" in compared:
         compared["frames"] = [joined(compared["frames"])]
     return Side(

@@ -448,7 +448,7 @@ def told_unchanged(gallery: Path) -> Iterator[None]:
         raise
 
 
-STAGINGS = ("building", "adding", "rebuilding")
+STAGINGS = ("building", "adding", "rebuilding", "predicting")
 """What is done in a folder beside a gallery, and by which it is named."""
 
 

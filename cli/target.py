@@ -31,7 +31,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Target:
-    """vectors: (n, D). parts: (n, P, Dp), None where the gallery compares none. images: the crops
+    """vectors: (n, D). parts: (n, P, Dp), None where the gallery compares none; visible: (n, P),
+    which of them are to be seen, None where the gallery does not ask or all are. images: the crops
     they come from, none for bare vectors. person, camera: where known. label: what to call the
     target. attributes: columns `attr.<name>`, `.confidence` and `.origin` with n values each, as
     the gallery has them of an item, or its extractor predicts them; None where nothing is known."""
@@ -42,6 +43,7 @@ class Target:
     person: str | None
     camera: int | None
     label: str
+    visible: NDArray[np.uint8] | None = None
     attributes: Mapping[str, Sequence[Any]] | None = None
 
 
@@ -63,12 +65,17 @@ def item_target(gallery: Gallery, item: int, *, other_root: Path | None) -> Targ
         person=record["person"],
         camera=record["camera"],
         label=f"item {item}",
+        visible=gallery.visible([row]) if _has_visible(gallery) else None,
         attributes={name: [record[name]] for name in record if name.startswith(PREFIX)} or None,
     )
 
 
 def _has_parts(gallery: Gallery) -> bool:
     return gallery.matcher is not None and not gallery.matcher.of_frames
+
+
+def _has_visible(gallery: Gallery) -> bool:
+    return gallery.matcher is not None and gallery.matcher.has_visible
 
 
 def file_target(
@@ -125,6 +132,7 @@ def file_target(
         person=person,
         camera=camera,
         label=path.name,
+        visible=made.visible if _has_visible(gallery) else None,
         attributes=made.attributes,
     )
 

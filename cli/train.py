@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from extractors.pictures import Source
     from extractors.preprocess import Preprocess
     from extractors.systems.system import System
+    from extractors.training.crops import Labelled
+    from extractors.training.looks import Looks
     from extractors.training.train import Epoch, Training
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,6 +59,14 @@ def _learning_options(function: Function) -> Function:
             ),
             click.option("--key", default=0, show_default="128", help="Dimensions; coattention."),
             click.option("--value", default=0, show_default="128", help="The same, of codes."),
+            click.option("--regions", default=0, show_default="6", help="Of fls: body parts."),
+            click.option(
+                "--told-from",
+                type=click.Choice(["global", "regions", "weighted"]),
+                default="weighted",
+                show_default=True,
+                help="Of fls: what attributes are told from.",
+            ),
             click.option("--input-size", default="256x128", show_default=True, metavar="HxW"),
             click.option("--epochs", default=60, show_default=True),
             click.option("--batch", default="16x4", show_default=True, help="Persons x crops."),
@@ -84,6 +94,8 @@ def _learning_options(function: Function) -> Function:
             ),
             click.option("--smoothing", type=share, default=0.1, show_default=True),
             click.option("--center", default=0.0, show_default=True, help="Its weight."),
+            click.option("--region-loss", default=1.0, show_default=True, help="Weight; fls."),
+            click.option("--attribute-loss", default=0.6, show_default=True, help="Weight; fls."),
             click.option("--erase", type=share, default=0.5, show_default=True, help="How often."),
             click.option("--flip", type=share, default=0.5, show_default=True, help="How often."),
             click.option("--pad", default=10, show_default=True, help="Pixels."),
@@ -114,6 +126,16 @@ def _learning_options(function: Function) -> Function:
     type=PATH,
     help="A checkpoint whose backbone to begin with; default: the model that comes along.",
 )
+@click.option(
+    "--attributes",
+    type=PATH,
+    help="Of fls: the persons' attributes, .mat, .csv or .parquet, to be learnt, too.",
+)
+@click.option(
+    "--parsing",
+    type=PATH,
+    help="Of fls: a folder of a human parser's maps, PNG; what it misses are belongings.",
+)
 @_learning_options
 @click.option(
     "--validate-every",
@@ -132,6 +154,8 @@ def command(
     out: Path,
     split: Path | None,
     init: Path | None,
+    attributes: Path | None,
+    parsing: Path | None,
     validate_every: int,
     half: bool,
     onnx: Path | None,
@@ -157,7 +181,10 @@ def command(
 
     _refuse_files(out, onnx)
     _refuse_unsayable(data, licence, None if init is None else init.name)
-    training = _training(**learning)
+    told_from = learning.pop("told_from")
+    if attributes is not None or parsing is not None:
+        _refuse_looks(learning["system"])
+    training = _training(belongings=parsing is not None, **learning)
     init = _init(init, training)
     processor = own_device(torch_device(device))
     labelled = read_labelled([_source(path, split, "train") for path in sources])
@@ -166,6 +193,7 @@ def command(
         f"{labelled.lonely:,} of them with one crop only",
         err=True,
     )
+    training, looks = _looks(training, labelled, attributes, parsing, told_from=told_from)
     tracks = None
     if training.plan.system in OF_SEGMENTS:
         tracks = tracks_of(labelled)
@@ -194,6 +222,7 @@ def command(
                 state=state,
                 device=processor,
                 tracks=tracks,
+                looks=looks,
                 also={"init": None if init is None else files.sha256_file(init)},
                 start=lambda new: _begin(new, init, training),
                 after=report,
@@ -270,6 +299,10 @@ def _training(
     no_neck: bool,
     key: int,
     value: int,
+    regions: int,
+    region_loss: float,
+    attribute_loss: float,
+    belongings: bool,
     frames: int | None,
     freeze: int,
     **rest: Any,
@@ -293,10 +326,18 @@ def _training(
             stripes=stripes,
             key=key,
             value=value,
+            regions=regions,
+            belongings=belongings,
         ),
         preprocess=Preprocess(height=height, width=width, scale=1 / 255, mean=MEAN, std=STD),
         augment=Augment(erase=erase, flip=flip, pad=pad),
-        losses=LossPlan(metric=loss, smoothing=smoothing, center=center),
+        losses=LossPlan(
+            metric=loss,
+            smoothing=smoothing,
+            center=center,
+            regions=region_loss,
+            attributes=attribute_loss,
+        ),
         schedule=Schedule(kind=schedule, warmup=warmup),
         persons=persons,
         crops=crops,
@@ -304,6 +345,50 @@ def _training(
         views=freeze,
         **rest,
     )
+
+
+def _refuse_looks(system: str) -> None:
+    """Where attributes and maps are given to a system that has no use for them."""
+    from extractors.systems import OF_REGIONS
+    from reid_index.errors import UsageError
+
+    if system not in OF_REGIONS:
+        raise UsageError(
+            f"--attributes and --parsing are of {', '.join(OF_REGIONS)}: {system} has no use for "
+            "them"
+        )
+
+
+def _looks(
+    training: "Training",
+    labelled: "Labelled",
+    attributes: Path | None,
+    parsing: Path | None,
+    *,
+    told_from: str,
+) -> "tuple[Training, Looks]":
+    """What is known of people's looks, and the training with what is to be told of them."""
+    from dataclasses import replace
+
+    from extractors.training.looks import Looks, read_words
+    from extractors.training.parsing import read_parsed
+
+    from .formats import counted
+
+    plan = training.plan
+    shares = parsed = None
+    if attributes is not None:
+        words, shares, notes = read_words(attributes, labelled)
+        for note in notes:
+            click.echo(note, err=True)
+        plan = replace(plan, words=words, told_from=told_from)
+        click.echo(f"{counted(len(words), 'attribute')}: {', '.join(dict(words))}", err=True)
+    if parsing is not None:
+        height, width = training.preprocess.height // 4, training.preprocess.width // 4
+        parsed = read_parsed(parsing, labelled, height=height, width=width)
+        # The regions are the parser's, and belongings.
+        plan = replace(plan, regions=plan.regions or int(parsed.max()) + 1)
+    return replace(training, plan=plan), Looks(words=shares, parsed=parsed)
 
 
 def _two(text: str, option: str) -> tuple[int, int]:

@@ -317,12 +317,12 @@ class _Buffer:
                 self._rows.append({**person.columns, "source": one.picture.source, "box": box})
 
     def arrays(self) -> dict[str, ArrayStream]:
-        first = self._embeddings[0]
-        names = [name for name in self._names if getattr(first, name) is not None]
+        made = self._embeddings
+        if any(one.visible is not None for one in made):
+            made = list(map(_with_visible, made))
+        names = [name for name in self._names if getattr(made[0], name) is not None]
         return {
-            name.rstrip("_"): ArrayStream.of(
-                np.concatenate([getattr(one, name) for one in self._embeddings])
-            )
+            name.rstrip("_"): ArrayStream.of(np.concatenate([getattr(one, name) for one in made]))
             for name in names
         }
 
@@ -336,3 +336,10 @@ class _Buffer:
                 value for one in self._embeddings for value in (one.attributes or {})[name]
             ]
         return pa.table(columns)
+
+
+def _with_visible(one: Embedding) -> Embedding:
+    """One that says of every part whether it is visible: of some batches a model may hide none."""
+    if one.parts is None or one.visible is not None:
+        return one
+    return replace(one, visible=np.ones(one.parts.shape[:2], np.uint8))

@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from reid_index.errors import BadItems, BadSource, UsageError
 from reid_index.reading import PARQUET_ERRORS, ParquetTable
-from reid_index.store.items import BOX, STANDARD, conform
+from reid_index.store.items import BOX, STANDARD, conform, sound_attributes
 
 from .boxes import boxes_by_source, read_boxes
 from .extractor import Crop
@@ -305,8 +305,8 @@ def read_items(path: Path) -> pa.Table:
     """
     try:
         if path.suffix.lower() == ".parquet":
-            return conform(ParquetTable(path).read())
-        return conform(_read_csv(path))
+            return sound_attributes(conform(ParquetTable(path).read()))
+        return sound_attributes(conform(_read_csv(path)))
     except BadItems as error:
         raise BadItems(f"{path}: {error}") from None
     except (*PARQUET_ERRORS, csv.Error, KeyError) as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ from .systems import Plan, make_system, plan_from
 from .systems.coattention import CoAttention
 from .systems.haa import HAA
 from .systems.system import System
+from .told import model_origin, told_columns
 from .torch_model import TorchExtractor, torch_device
 from .weighting import Weighting
 
@@ -146,7 +148,8 @@ def _model(content: bytes, path: Path) -> Model:
 
 class TrainedExtractor(TorchExtractor):
     """One global vector for each crop, not normalised, from a model of `reid train`; and parts,
-    where its system has a matcher for them. Of a co-attention network that is the vector of a
+    where its system has a matcher for them, what of them is visible, and attributes, where it tells
+    these. Of a co-attention network that is the vector of a
     frame, and segments are encoded by the network.
 
     weights: the `.safetensors` file; DEFAULT where it is None. device: as PyTorch names it: "cpu",
@@ -184,6 +187,8 @@ class TrainedExtractor(TorchExtractor):
             pooling=pooling,
         )
         self._system = system
+        self._words = model.plan.words
+        self._origin = model_origin(fingerprint)
         super().__init__(
             embed,
             device=processor,
@@ -204,8 +209,15 @@ class TrainedExtractor(TorchExtractor):
 
     def embed(self, batch: NDArray[Any]) -> Embedding:
         """float32 (B, 3, height, width) → global vectors (B, D), and parts (B, P, Dp) where the
-        system has a matcher."""
+        system has a matcher, with what it says of them."""
         if self._system.matcher is None:
             return super().embed(batch)
-        whole, parts = self.computed(self._system.embed_parts, batch)
-        return Embedding(global_=one_row_each(whole, len(batch)), parts=parts)
+        whole, parts, *more = self.computed(self._system.embed_parts, batch)
+        return Embedding(
+            global_=one_row_each(whole, len(batch)),
+            parts=parts,
+            visible=more[0].astype(np.uint8) if more else None,
+            attributes=told_columns(more[1], self._words, origin=self._origin)
+            if len(more) > 1
+            else None,
+        )

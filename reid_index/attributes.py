@@ -47,6 +47,18 @@ def names_in(columns: Iterable[str]) -> list[str]:
     ]
 
 
+def columns_of(name: str) -> tuple[str, str, str]:
+    """The columns of an attribute: its value, how sure it is, who says so."""
+    return PREFIX + name, PREFIX + name + CONFIDENCE, PREFIX + name + ORIGIN
+
+
+def attribute_of(column: str) -> str | None:
+    """The attribute that a column says something of; None for other columns."""
+    if not column.startswith(PREFIX):
+        return None
+    return column.removeprefix(PREFIX).removesuffix(CONFIDENCE).removesuffix(ORIGIN)
+
+
 def rank_of(origin: str | None) -> int:
     """How much an origin's word counts: a person's more than a label's, that more than a
     model's."""

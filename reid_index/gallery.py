@@ -37,6 +37,7 @@ from .store.append import (
     checked_frames,
     checked_parts,
     checked_vectors,
+    checked_visible,
     has_added,
     of_rows,
     of_shards,
@@ -45,9 +46,11 @@ from .store.attached import attach, check_kind, detach
 from .store.frames import SegmentFrames
 from .store.items import item_table
 from .store.manifest import AttachedEntry, Manifest, Past
+from .store.overlays import said_of
 from .store.retire import retire
 from .store.shard import open_shard
 from .store.writer import Writer, create, writing
+from .upkeep.attributes import clear_attributes, set_attributes
 from .upkeep.delete import delete_rows, rows_of
 
 if TYPE_CHECKING:
@@ -206,6 +209,12 @@ class Gallery:
         return self._generation.part_blocks
 
     @property
+    def visible_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
+        """Which parts of all rows are visible, as `part_blocks` has them, uint8 (n, P) of 0 and 1
+        each; None without the matcher visibility."""
+        return self._generation.visible_blocks
+
+    @property
     def frame_blocks(self) -> tuple[SegmentFrames, ...] | None:
         """The frames of all rows as `blocks` has their vectors; None without a matcher of them."""
         return self._generation.frame_blocks
@@ -227,6 +236,11 @@ class Gallery:
         """Copies of the parts of those rows: float32 (n, P, Dp). Raises IndexError, UsageError in a
         gallery without a matcher of parts."""
         return self._generation.parts(rows)
+
+    def visible(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Which parts of those rows are visible: uint8 (n, P) of 0 and 1, copied. Raises
+        IndexError, UsageError in a gallery without the matcher visibility."""
+        return self._generation.visible(rows)
 
     def frames(self, rows: Sequence[int]) -> SegmentFrames:
         """Copies of the frames of those rows, as float32. Raises IndexError, UsageError in a
@@ -254,6 +268,7 @@ class Gallery:
         items: pa.Table | Sequence[Mapping[str, Any]] | None = None,
         *,
         parts: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
         frames: SegmentFrames | None = None,
         root: str = "",
         key: str | None = None,
@@ -264,19 +279,23 @@ class Gallery:
         items: n rows of item columns (see items.STANDARD; further columns are kept), as a table
         or as mappings. Item ids are given here unless they come along.
         parts: (n, P, Dp) floats of the same extractor, where the gallery has a matcher of parts;
-        frames: of the n segments, where it has one of frames.
+        visible: (n, P) of 0 and 1, which of them are to be seen, where that matcher is visibility;
+        None: all are. frames: of the n segments, where it has one of frames.
         root: the folder that `source` is relative to. key: see `add_shards`; whether the rows were
         added is returned.
 
         Raises DimensionMismatch, NotFiniteError, BadItems, BadShard (parts of another shape than
-        the gallery's, offsets that are none), UsageError, GalleryLocked; the gallery is then as it
-        was.
+        the gallery's, offsets that are none, something else than 0 and 1), UsageError,
+        GalleryLocked; the gallery is then as it was.
         """
         array = checked_vectors(vectors, dim=self.dim)
         its_parts = checked_parts(parts, self.manifest, rows=len(array))
+        its_visible = checked_visible(visible, self.manifest, parts=its_parts)
         table = item_table(items, rows=len(array))
         its_frames = checked_frames(frames, self.manifest, rows=len(array))
-        new = of_rows(array, table, parts=its_parts, frames=its_frames, root=root)
+        new = of_rows(
+            array, table, parts=its_parts, visible=its_visible, frames=its_frames, root=root
+        )
         return len(array) > 0 and self._append(new, key=key)
 
     def add_shards(self, folders: Sequence[Path | str], *, key: str | None = None) -> bool:
@@ -313,6 +332,52 @@ class Gallery:
     def has_added(self, key: str) -> bool:
         """Whether the gallery, as it is now, was added to by that key."""
         return has_added(commit.open_present(self.path).manifest, key)
+
+    def set_attributes(
+        self, table: pa.Table | Sequence[Mapping[str, Any]], *, origin: str | None = None
+    ) -> int:
+        """Say attributes of items, in one commit, beside the shards, which stay as they are; how
+        many cells were said. This object then sees them, and so does everyone who opens the
+        gallery, in `items` and in every filter.
+
+        table: `item`, ids of items, each once, and for any attributes (see attributes.py) the
+        columns `attr.NAME`, words or sets of words, and, if there are any, `attr.NAME.confidence`
+        and `attr.NAME.origin`; a cell without a value says nothing. Attributes that no item had
+        are new columns.
+        origin: "label", "person" or "model NAME VERSION SHA256", of cells without one of their own;
+        "label" unless given. What a person said is not replaced by a label, nor a label by a model;
+        of equal origins the later counts. Such cells are kept all the same, until `compact`.
+
+        Raises BadItems (another column, an item that is not there or has two rows, a word where
+        the gallery has sets or the other way round, a confidence that is not from 0 to 1, an
+        origin that there is none of), UsageError (what an attribute cannot be called),
+        GalleryLocked; the gallery is then as it was.
+        """
+        overlay = said_of(table, origin=origin)
+        with self.writing() as writer:
+            cells = set_attributes(writer, overlay)
+            self.refresh()
+        return cells
+
+    def clear_attributes(
+        self, names: Collection[str] | None = None, *, origin: str | None = None
+    ) -> int:
+        """Take back what `set_attributes` has said, in one commit; how many cells are gone. What
+        the items were added with stays, and is seen again.
+
+        names: of these attributes, of all unless given. origin: only what that has said, as
+        "model NAME VERSION SHA256".
+
+        Raises UsageError for a name of which nothing was said, GalleryLocked.
+        """
+        if isinstance(names, str):
+            raise UsageError(f"names are a list, as in [{names!r}]")
+        with self.writing() as writer:
+            cells = clear_attributes(writer, names, origin=origin)
+            self.refresh()
+            if cells:
+                retire(self.path, writer.present)
+        return cells
 
     def delete(
         self,
@@ -451,6 +516,7 @@ class Gallery:
         threshold: float | None = None,
         combine: str = "mean",
         parts: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
         shortlist: int | None = SHORTLIST,
         rerank: "Reranking | None" = None,
         rerank_graph: str = "whole",
@@ -471,9 +537,11 @@ class Gallery:
         threshold: the smallest similarity, or the largest distance in a Euclidean gallery.
         parts: of the query, in a gallery with a matcher, and needed there: (P, Dp), or (n, P, Dp)
         of n pictures. The answer is then ordered by matched distance (see matcher.py), lower first;
-        similarity and threshold stay those of the vectors. Of several pictures, "mean" adds the
-        mean of their D_local to the D_global of the mean vector, "best" takes the smallest matched
-        distance to any.
+        similarity and threshold stay those of the vectors. Of several pictures, "mean" takes the
+        mean of their matched distances, each with the mean vector and its own parts, "best" the
+        smallest to any.
+        visible: which of the query's parts are to be seen, (P,) or (n, P) of 0 and 1, with the
+        matcher visibility alone; None: all are.
         shortlist: how many of the allowed rows that are nearest by their vectors have their parts
         compared, at least k; None: all. `Result.exact` says whether these were all that could be in
         the answer.
@@ -489,7 +557,7 @@ class Gallery:
         fingerprint: of the query's extractor; checked when given.
 
         Equal scores are ordered by item id. Raises UsageError (k, threshold, combine, parts,
-        shortlist, recall, device, rerank, also in a gallery with a matcher), WhereError,
+        visible, shortlist, recall, device, rerank, also in a gallery with a matcher), WhereError,
         DimensionMismatch, NotFiniteError, ExtractorMismatch; NoGraph where re-ranking needs a
         stored graph and there is none for the present rows.
         """
@@ -506,6 +574,7 @@ class Gallery:
             threshold=threshold,
             combine=combine,
             parts=parts,
+            visible=visible,
             how=present.how(recall=recall, device=device, shortlist=shortlist),
             reranker=None
             if rerank is None or present.manifest.rows == 0
@@ -522,6 +591,7 @@ class Gallery:
         agreement: Agreement | Sequence[Agreement | None] | None = None,
         threshold: float | None = None,
         parts: ArrayLike | None = None,
+        visible: ArrayLike | None = None,
         shortlist: int = SHORTLIST,
         recall: float | None = None,
         device: str = "cpu",
@@ -531,7 +601,8 @@ class Gallery:
 
         queries: (Q, D), each another person. where: one expression for all, or one (or None) for
         each; agreement: likewise. Queries with equal filters share the work, and `Result.seconds`
-        is then theirs together. parts: (Q, P, Dp), in a gallery with a matcher.
+        is then theirs together. parts: (Q, P, Dp), in a gallery with a matcher; visible: (Q, P),
+        with visibility.
         """
         if fingerprint is not None:
             self.check_fingerprint(fingerprint, of="the queries")
@@ -545,6 +616,7 @@ class Gallery:
             agreement=agreement,
             threshold=threshold,
             parts=parts,
+            visible=visible,
             how=present.how(recall=recall, device=device, shortlist=shortlist),
         )
 

@@ -30,6 +30,7 @@ from .store.frames import SegmentFrames
 from .store.items import STANDARD, stack
 from .store.lease import Lease
 from .store.manifest import Manifest, ShardEntry
+from .store.overlays import lay_over, read_overlays
 from .store.shard import Shard
 from .store.tracks import roots_by_row
 
@@ -128,6 +129,17 @@ class Generation:
         )
 
     @cached_property
+    def visible_blocks(self) -> tuple[NDArray[np.generic], ...] | None:
+        """Which parts of the rows are visible, as `part_blocks` has them, uint8 (n, P) each; None
+        without a matcher that asks."""
+        if self.matching is None or not self.matching.matcher.has_visible:
+            return None
+        return tuple(
+            visible if deleted is None else visible[~deleted]
+            for visible, deleted in zip(self.matching.visible, self.live.deleted, strict=True)
+        )
+
+    @cached_property
     def frame_blocks(self) -> tuple[SegmentFrames, ...] | None:
         """The frames of the rows as `blocks` has their vectors; None without a matcher of them."""
         if self.coattending is None:
@@ -155,6 +167,18 @@ class Generation:
         for row in rows:
             self._stored(row)
         return self.matching.take(self.live.stored_of(np.asarray(rows, np.int64)))
+
+    def visible(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """Which parts of those rows are visible: uint8 (n, P) of 0 and 1, copied. Raises
+        IndexError, UsageError without a matcher that asks."""
+        if self.matching is None or not self.matching.matcher.has_visible:
+            raise UsageError(
+                f"{self.path} compares items by {told(self.manifest.matcher)}: it says of no part "
+                "whether it is visible"
+            )
+        for row in rows:
+            self._stored(row)
+        return self.matching.take_visible(self.live.stored_of(np.asarray(rows, np.int64)))
 
     def frames(self, rows: Sequence[int]) -> SegmentFrames:
         """Copies of the frames of those rows, as float32. Raises IndexError, UsageError without a
@@ -185,7 +209,8 @@ class Generation:
     @cached_property
     def searched(self) -> Searched:
         """What a query searches: the stored rows, of which none that is deleted is allowed."""
-        items = stack([shard.items for shard in self.shards] or [_no_items()])
+        stored = stack([shard.items for shard in self.shards] or [_no_items()])
+        items = lay_over(stored, read_overlays(self.path, self.manifest), of=self.path)
         return Searched(
             rows=Rows(
                 blocks=[
@@ -213,13 +238,18 @@ class Generation:
 
     @cached_property
     def matching(self) -> Matching | None:
-        """The parts of the stored rows, mapped, and how they are compared; None without a matcher
-        of parts. Raises CorruptGallery."""
+        """The parts of the stored rows, mapped, which of them are visible where that counts, and
+        how they are compared; None without a matcher of parts. Raises CorruptGallery."""
         matcher = self.manifest.matcher
         if matcher is None or matcher.of_frames:
             return None
         self._check_matcher(matcher)
-        return Matching(matcher, [np.asarray(shard.arrays["parts"]) for shard in self.shards])
+        parts = [np.asarray(shard.arrays["parts"]) for shard in self.shards]
+        if not matcher.has_visible:
+            return Matching(matcher, parts)
+        return Matching(
+            matcher, parts, [np.asarray(shard.arrays["visible"]) for shard in self.shards]
+        )
 
     @cached_property
     def coattending(self) -> Coattending | None:

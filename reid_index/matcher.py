@@ -1,5 +1,5 @@
-"""How two items are compared beyond their vectors: by their parts, on a shortlist of the nearest,
-or by their frames, as the target's segment attends to them.
+"""How two items are compared beyond their vectors: by their parts, or those that both show, on a
+shortlist of the nearest, or by their frames, as the target's segment attends to them.
 
 A matcher belongs to the extractor that made the parts or frames; shards and galleries carry it.
 """
@@ -12,11 +12,17 @@ from .reading import number, shown, text
 
 ALIGNED = "aligned"
 COATTENTION = "coattention"
+VISIBILITY = "visibility"
 
-FIELDS = {ALIGNED: ("weight",), COATTENTION: ("head", "bias")}
+FIELDS = {ALIGNED: ("weight",), COATTENTION: ("head", "bias"), VISIBILITY: ("distance",)}
 """Name → the fields that a matcher of that name has beside it."""
 
 NAMES = tuple(FIELDS)
+
+_UNLESS_SAID: dict[str, Any] = {"weight": 1.0, "head": (), "bias": 0.0, "distance": "cosine"}
+
+DISTANCES = ("cosine", "euclidean")
+"""How visibility compares two parts, and two vectors."""
 
 HEAVIEST = 1000.0
 """The largest weight of parts beside vectors."""
@@ -32,7 +38,7 @@ LARGEST = 1e9
 class Matcher:
     """Says how pairs are scored beyond their vectors. Galleries with one are cosine ones.
 
-    name: "aligned" or "coattention".
+    name: "aligned", "coattention" or "visibility".
 
     aligned: by `global` and `parts`, stripes in order, top to bottom; D_global + weight · D_local,
         lower is better, where D_global is the Euclidean distance of the vectors, √(2 − 2·cosine),
@@ -41,6 +47,9 @@ class Matcher:
     coattention: segments by their frames (see coattention.py): the probability that both show one
         person, sigmoid(bias + Σ_d head_d · (e_p − e_g)_d²), higher is better. head: a number for
         each dimension of the codes, at most WIDEST; each, and bias, at most LARGEST by size.
+    visibility: by `global`, and those of `parts` that are `visible` in both: the mean of their
+        distances, lower is better (see visibility.py). distance: "cosine", 1 − cosine, or
+        "euclidean", of parts and vectors at length 1.
 
     Raises UsageError for another name, other numbers, and fields of another matcher.
     """
@@ -49,6 +58,7 @@ class Matcher:
     weight: float = 1.0
     head: tuple[float, ...] = ()
     bias: float = 0.0
+    distance: str = "cosine"
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -57,12 +67,14 @@ class Matcher:
             if self.of_frames:
                 object.__setattr__(self, "head", _head(self.head))
                 object.__setattr__(self, "bias", _bias(self.bias))
+            elif self.has_visible:
+                _distance(self.distance)
             else:
                 _weight(self.weight)
         except ValueError as error:
             raise UsageError(f"the matcher's {error}") from None
-        is_other = self.weight != 1 if self.of_frames else len(self.head) > 0 or self.bias != 0
-        if is_other:
+        others = _UNLESS_SAID.keys() - FIELDS[self.name]
+        if any(getattr(self, field) != _UNLESS_SAID[field] for field in others):
             raise UsageError(
                 f"the matcher {self.name} has {', '.join(FIELDS[self.name])}: leave the rest out"
             )
@@ -72,10 +84,17 @@ class Matcher:
         """Whether it compares frames, not parts."""
         return self.name == COATTENTION
 
+    @property
+    def has_visible(self) -> bool:
+        """Whether it compares only parts that are to be seen, and rows say which are."""
+        return self.name == VISIBILITY
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object with every field of a matcher of that name."""
         if self.of_frames:
             return {"name": self.name, "head": list(self.head), "bias": self.bias}
+        if self.has_visible:
+            return {"name": self.name, "distance": self.distance}
         return {"name": self.name, "weight": self.weight}
 
     @classmethod
@@ -105,6 +124,8 @@ class Matcher:
             if not isinstance(data["head"], list):
                 raise ValueError(f"the matcher's head is {shown(data['head'])}, not a list")
             return cls(name=name, head=_head(data["head"]), bias=_bias(data["bias"]))
+        if name == VISIBILITY:
+            return cls(name=name, distance=_distance(data["distance"]))
         return cls(name=name, weight=_weight(data["weight"]))
 
 
@@ -125,10 +146,18 @@ def _bias(value: Any) -> float:
     return number(value, name="bias", least=-LARGEST, most=LARGEST)
 
 
+def _distance(value: Any) -> str:
+    if not isinstance(value, str) or value not in DISTANCES:
+        raise ValueError(f"distance is {shown(value)}, not {' or '.join(DISTANCES)}")
+    return value
+
+
 def told(matcher: Matcher | None) -> str:
     """A matcher in a few words."""
     if matcher is None:
         return "vectors alone"
     if matcher.of_frames:
         return f"{matcher.name} over frames, {len(matcher.head)} dimensions"
+    if matcher.has_visible:
+        return f"{matcher.name} parts, {matcher.distance} distance"
     return f"{matcher.name} parts, weight {matcher.weight:g}"

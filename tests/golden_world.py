@@ -29,7 +29,8 @@ class Golden:
     compacted away; deleted: since. k1, k2: of its graph, if it has one; fresh: whether that was
     made from just the present rows. index: its kind, if it has one; late: the first number of those
     that it knows nothing of. weight: of its matcher, if it has one of parts; its rows then have
-    some. bias: of its matcher, if it has one of frames; its rows then are segments.
+    some. bias: of its matcher, if it has one of frames; its rows then are segments. said: whether
+    attributes were said of its items later; see `said_of`.
     """
 
     folder: str
@@ -47,6 +48,12 @@ class Golden:
     late: int = 0
     weight: float | None = None
     bias: float | None = None
+    said: bool = False
+
+    def known(self, number: int) -> dict[str, Any]:
+        """What is known of a row, what was said of it included."""
+        known = item(number) if self.bias is None else item_of_segment(number)
+        return known | (said_of(number) if self.said else {})
 
     @property
     def path(self) -> Path:
@@ -153,6 +160,17 @@ GOLDENS = (
         deleted=(26,),
         bias=1.5,
     ),
+    Golden(
+        folder="format_v1_6",
+        format=(1, 6),
+        generation=11,
+        metric="cosine",
+        dtype="float32",
+        shards=(14, 10, 5),
+        compacted=(3, 9),
+        deleted=(26,),
+        said=True,
+    ),
 )
 
 
@@ -195,6 +213,41 @@ def item_of_segment(number: int) -> dict[str, Any]:
         "end_s": number * 0.5 + count / 8,
         "frames": [f"{number * 4 + frame}@{number * 0.5 + frame / 8}" for frame in range(count)],
     }
+
+
+MODEL = "model golden 1 0123456789ab"
+
+
+def by_model(number: int) -> dict[str, Any] | None:
+    """What a model says of every other row."""
+    if number % 2:
+        return None
+    return {
+        "attr.hat": "no",
+        "attr.hat.confidence": 0.75,
+        "attr.upper_color": ["red", "black"][: number % 3],
+        "attr.upper_color.confidence": 0.5,
+    }
+
+
+def by_person(number: int) -> dict[str, Any] | None:
+    """What somebody says of every fifth row."""
+    return None if number % 5 else {"attr.hat": "yes"}
+
+
+def said_of(number: int) -> dict[str, Any]:
+    """What is seen of both: a person counts more than what a row was added with, that more than a
+    model."""
+    seen: dict[str, Any] = {}
+    model = by_model(number)
+    if model is not None and item(number)["attr.hat"] is None:
+        seen = {"attr.hat": "no", "attr.hat.confidence": 0.75, "attr.hat.origin": MODEL}
+    if by_person(number) is not None:
+        seen = {"attr.hat": "yes", "attr.hat.origin": "person"}
+    if model is not None and model["attr.upper_color"]:
+        seen["attr.upper_color"] = sorted(model["attr.upper_color"])
+        seen |= {"attr.upper_color.confidence": 0.5, "attr.upper_color.origin": MODEL}
+    return seen
 
 
 def _bytes(name: str) -> list[int]:

@@ -174,7 +174,7 @@ def test_a_gallery_of_an_old_format_is_added_to_and_deleted_from(tmp_path: Path)
     assert ids(gallery) == [*there[:-1], next_item]
     assert gallery.items["source"].to_pylist()[-1] == "new"
     told = json.loads((gallery.path / gallery.manifest.file_name).read_bytes())
-    assert (told["format"], told["requires"]) == ([1, 5], ["deletions"])
+    assert (told["format"], told["requires"]) == ([1, 6], ["deletions"])
     assert told["columns"]["age"] == "int64"
     assert [shard["first_item"] for shard in told["shards"]] == [None, None, next_item]
     before = gallery.items.to_pylist()

@@ -220,7 +220,7 @@ def test_a_gallery_of_format_1_0_can_be_attached_to(tmp_path: Path) -> None:
     assert gallery.manifest.attached == ()
     attach(gallery, "graph", a="one")
     manifest = json.loads((gallery.path / "manifest-000003.json").read_bytes())
-    assert manifest["format"] == [1, 5]
+    assert manifest["format"] == [1, 6]
     assert manifest["attached"][0]["covers"] == ["shards/000001", "shards/000002"]
     assert verify_gallery(Gallery.open(gallery.path)) == []
     # What was made at a generation that the old format wrote is known to be of that generation.

@@ -244,7 +244,7 @@ def test_facts_count_what_is_not_deleted_and_say_what_is(g):
         gallery.attach("index", lambda folder: (folder / "i").touch(), generation=1, about=about)
     succeed("delete", g, "--item", "0", "--item", "1", "--item", "8")
     facts = json.loads(succeed("inspect", g, "--format", "json").stdout)
-    assert (facts["items"], facts["deleted"], facts["format"]) == (9, 3, "1.5")
+    assert (facts["items"], facts["deleted"], facts["format"]) == (9, 3, "1.6")
     assert facts["cameras"] == {"1": 3, "2": 3}
     assert (facts["index"]["items"], facts["index"]["later_items"]) == (6, 3)
     table = succeed("inspect", g).stdout

@@ -18,6 +18,7 @@ OPTIONS = {
     "bot": "--backbone resnet18_x0_125 --input-size 64x32",
     "plain": "--backbone osnet_x0_25 --input-size 64x32 --dim 16",
     "aligned": "--backbone resnet18_x0_125 --input-size 64x32 --stripes 4",
+    "fls": "--backbone resnet18_x0_125 --input-size 64x32 --dim 8 --regions 3",
 }
 OF_STRIPES = "--backbone resnet18_x0_125 --input-size 64x32 --stripes 4 --dim 8"
 

@@ -57,8 +57,8 @@ def little_tuning() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, little_tuning: None) -> Path:
-    """Three shards, two of them with deleted rows; graph, calibration and an hnsw index; and what a
-    reader of former generations held: an ivf index, bitmaps."""
+    """Three shards, two of them with deleted rows, and two overlays; graph, calibration and an hnsw
+    index; and what a reader of former generations held: an ivf index, bitmaps."""
     path = tmp_path_factory.mktemp("damage") / "gallery"
     rng = np.random.default_rng(5)
 
@@ -71,10 +71,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, little_tuning: None) -> Pat
         gallery.delete(items=[3, 5])
         with Gallery.open(path):
             gallery.add(vectors(60), items(60))
+            colors = [{"item": item, "attr.upper_color": ["red"]} for item in range(1060)]
+            gallery.set_attributes(colors, origin="model m 1 0123456789ab")
             gallery.delete(items=[4, 1010])
             made = calibrate(gallery, false_match_rate=0.5, max_rows=50)
             write_calibration(gallery, made)
             gallery.add(vectors(30))
+            gallery.set_attributes([{"item": 9, "attr.hat": "no"}], origin="person")
             gallery.build_index("hnsw", recall=0.9)
             gallery.delete(items=[7])
             gallery.build_graph(RERANKING)

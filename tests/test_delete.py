@@ -86,7 +86,7 @@ def test_readers_must_know_of_deletions(gallery: Gallery) -> None:
     assert present()["requires"] == []
     gallery.delete(items=[1, 3, 4])
     told = present()
-    assert (told["format"], told["requires"]) == ([1, 5], ["deletions"])
+    assert (told["format"], told["requires"]) == ([1, 6], ["deletions"])
     assert [shard["rows"] for shard in told["shards"]] == [3, 3]
     assert [shard["deleted"]["rows"] for shard in told["shards"]] == [1, 2]
     assert (gallery.path / told["shards"][1]["deleted"]["file"]).read_bytes() == b"\x03"

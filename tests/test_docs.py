@@ -39,7 +39,7 @@ def _commands() -> list[tuple[str, list[str]]]:
     for path in PAGES:
         for block in _blocks(path, ""):
             for line in block.splitlines():
-                if re.match(r"reid [a-z]+( |$)", line):
+                if re.match(r"reid [a-z-]+( |$)", line):
                     found.append((path.name, shlex.split(line, comments=True)[1:]))
     return found
 

@@ -76,12 +76,13 @@ def refuse_leftovers(path: Path) -> None:
     for listed in (*present["shards"], *present["attached"]):
         needed |= {f"{listed['folder']}/{file}" for file in listed["files"]} | {listed["folder"]}
     needed |= bitmaps(present)
+    needed |= {overlay["file"] for overlay in present["overlays"]}
     while present["previous"] is not None:
         needed.add(present["previous"]["file"])
         present = json.loads((path / present["previous"]["file"]).read_bytes())
         former |= bitmaps(present)
     stored = {str(entry.relative_to(path)) for entry in path.rglob("*")}
-    stored -= {"shards", "attached", "deleted"}  # these stay, once they are there
+    stored -= {"shards", "attached", "deleted", "overlays"}  # these stay, once they are there
     assert needed <= stored <= needed | former
 
 
@@ -119,12 +120,14 @@ def attach_small_index(gallery: Gallery, *, links: int) -> None:
 
 
 def prepare(path: Path) -> None:
-    """A gallery of two shards with an item deleted, an index, and a graph of what is left."""
+    """A gallery of two shards with an item deleted, of which something was said, an index, and a
+    graph of what is left."""
     with make(path) as gallery:
         for first in (0, 3):
             items = [{"label": label, "camera": 1} for label in LABELS[first : first + 3]]
             gallery.add(ROWS + 0.1 * first, items)
         attach_small_index(gallery, links=2)
+        gallery.set_attributes([{"item": 1, "attr.hat": "yes"}, {"item": 2, "attr.hat": "no"}])
         gallery.delete(items=[1])
         gallery.build_graph(Reranking(k1=2, k2=1))
 
@@ -148,7 +151,8 @@ class Operation:
     def number(self, gallery: Gallery) -> int:
         """Of the state that a gallery is in. It is found out once for each set of files: that they
         are what the manifest lists is for others to check."""
-        listed = repr((gallery.manifest.shards, gallery.manifest.attached))
+        manifest = gallery.manifest
+        listed = repr((manifest.shards, manifest.overlays, manifest.attached))
         if listed not in self.known:
             held = holds(gallery)
             numbers = [number for number, one in enumerate(self.states) if one == held]
@@ -322,6 +326,14 @@ def rebuild(gallery: Gallery, shard: Path) -> None:
     gallery.rebuild([shard], recipe={"extractor": "other"}, remake=False)
 
 
+def set_attributes(gallery: Gallery, _shard: Path) -> None:
+    gallery.set_attributes([{"item": 2, "attr.hat": "yes", "attr.upper_color": ["red"]}])
+
+
+def clear_attributes(gallery: Gallery, _shard: Path) -> None:
+    gallery.clear_attributes()
+
+
 def attach_graph(gallery: Gallery, _shard: Path) -> None:
     gallery.build_graph(Reranking(k1=1, k2=1))
 
@@ -331,7 +343,11 @@ def attach_index(gallery: Gallery, _shard: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [make, add, delete, compact, rebuild, attach_graph, attach_index]
+    "change",
+    [
+        *(make, add, delete, set_attributes, clear_attributes, compact, rebuild),
+        *(attach_graph, attach_index),
+    ],
 )
 def test_every_call_spoiled(
     change: Callable[..., object], prepared: Path, quick_path: Path

@@ -100,7 +100,7 @@ def test_a_shard_has_them_and_says_that_readers_must_know_of_them(tmp_path: Path
     told = json.loads((folder / "shard.json").read_bytes())
     assert told["matcher"] == {"name": "coattention", "head": list(HEAD), "bias": 0.5}
     assert told["requires"] == ["matcher", "frames"]
-    assert told["format"] == [1, 5]
+    assert told["format"] == [1, 6]
 
 
 def test_half_precision_and_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

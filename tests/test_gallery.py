@@ -299,7 +299,7 @@ def rewrite(gallery: Gallery, *, current: dict[str, Any], manifest: dict[str, An
     ("current", "manifest", "words"),
     [
         ({"format": []}, {}, "CURRENT.*no format version"),
-        ({"format": [1, 4]}, {}, r"format \[1, 5\], CURRENT \[1, 4\]"),
+        ({"format": [1, 4]}, {}, r"format \[1, 6\], CURRENT \[1, 4\]"),
         ({"manifest": "../manifest-000001.json"}, {}, "CURRENT.*not a manifest"),
         ({"manifest": ".."}, {}, "CURRENT.*not a manifest"),
         ({"manifest": "manifest-000009.json"}, {}, "manifest-000009.json is gone"),

@@ -25,6 +25,7 @@ from golden_world import (
     item,
     item_of_segment,
     parts,
+    said_of,
     stored,
     vector,
 )
@@ -220,8 +221,7 @@ def test_its_properties(golden: Golden) -> None:
 def test_its_items_and_vectors(golden: Golden) -> None:
     gallery = Gallery.open(golden.path)
     rows = range(len(golden.numbers))
-    of = item if golden.bias is None else item_of_segment
-    expected = [{"item": number} | of(number) for number in golden.numbers]
+    expected = [{"item": number} | golden.known(number) for number in golden.numbers]
     for entry in expected:
         if entry["attr.hat"] is None:
             del entry["attr.hat"]
@@ -280,6 +280,7 @@ def ranking(golden: Golden, query: NDArray[np.float32]) -> list[int]:
     ("where", "passes"),
     [
         (None, lambda _: True),
+        ("\"attr.hat\" = 'yes'", lambda known: known["attr.hat"] == "yes"),
         ("camera IN (1, 3)", lambda known: known["camera"] != 2),
         ("person = 'p3'", lambda known: known.get("person") == "p3"),
         ("\"attr.hat\" = 'no' AND age >= 20", lambda k: k["attr.hat"] == "no" and k["age"] >= 20),
@@ -294,7 +295,8 @@ def test_its_answers(
     gallery = Gallery.open(golden.path)
     deleted = np.array([vector(700), vector(1015)], np.float32)  # where anything is
     for query in (*queries(3), *deleted):
-        best = [row for row in ranking(golden, query) if passes(item(golden.numbers[row]))][:9]
+        best = [row for row in ranking(golden, query) if passes(golden.known(golden.numbers[row]))]
+        best = best[:9]
         matches = gallery.search(query, k=9, where=where).matches
         assert [match.item for match in matches] == [golden.numbers[row] for row in best]
         euclidean = golden.metric == "euclidean"
@@ -445,7 +447,30 @@ EVENTS = {
     ],
     (1, 4): WITH_MATCHER,
     (1, 5): WITH_MATCHER,
+    (1, 6): [
+        *WITH_MATCHER[:4],
+        Event(what="attributes", rows=12),
+        *WITH_MATCHER[4:8],
+        Event(what="attributes", rows=3),
+        Event(what="attributes", rows=6),
+        WITH_MATCHER[8],
+    ],
 }
+
+
+@goldens
+def test_what_was_said_later(golden: Golden) -> None:
+    """Colours are sets, and are only in what was said."""
+    if not golden.said:
+        return
+    gallery = Gallery.open(golden.path)
+    assert len(gallery.manifest.overlays) == 3
+    query = queries(1)[0]
+    red = gallery.search(query, k=30, where="attr.upper_color = 'red'").matches
+    assert {match.item for match in red} == {
+        number for number in golden.numbers if "red" in said_of(number).get("attr.upper_color", ())
+    }
+    assert red
 
 
 @goldens

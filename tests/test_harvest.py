@@ -23,6 +23,7 @@ from extractors.harvest import Harvest, Pace, harvest
 from extractors.pictures import Person, Picture, Source, find_pictures
 from reid_index.errors import UnreadableImage, UsageError
 from reid_index.fingerprint import Fingerprint
+from reid_index.matcher import Matcher
 from reid_index.metric import Metric
 from reid_index.store.shard import open_shard
 
@@ -75,6 +76,21 @@ class MeanColour(Extractor):
     def _freed(self) -> None:
         with self._lock:
             self.alive -= 1
+
+
+class Bands(MeanColour):
+    """Two parts of one colour, of which only red ones are to be seen; where a batch hides none it
+    says so by saying nothing."""
+
+    matcher = Matcher(name="visibility")
+
+    def embed(self, batch: NDArray[Any]) -> Embedding:
+        visible = np.stack([batch[:, 0] > 50, batch[:, 0] > 150], axis=1).astype(np.uint8)
+        return Embedding(
+            global_=batch,
+            parts=np.stack([batch, batch], axis=1),
+            visible=None if visible.all() else visible,
+        )
 
 
 class Described(MeanColour):
@@ -175,6 +191,25 @@ def test_all_of_an_embedding_reaches_the_shard(tmp_path: Path) -> None:
     assert items(taken, "attr.tone.origin") == ["mean-colour"] * 20
     # The first part knows no tone at all, and yet its columns have the types of the others.
     assert len({str(shard.items.schema) for shard in shards}) == 1
+
+
+@pytest.mark.parametrize("numbers", [range(40, 60), range(60, 220, 8), range(200, 220)])
+def test_batches_that_hide_nothing_stand_beside_those_that_do(
+    numbers: Iterable[int], tmp_path: Path
+) -> None:
+    """Whether the first of a shard does so or the last."""
+    source = find_pictures([paint(tmp_path / "in", numbers)])
+    taken = harvest(
+        source,
+        Bands(),
+        tmp_path / "out",
+        metric=Metric.COSINE,
+        pace=Pace(batch_size=3, workers=1, part_rows=7),
+    )
+    shards = [open_shard(part) for part in taken.parts]
+    assert {shard.header.matcher for shard in shards} == {Bands.matcher}
+    found = [row for shard in shards for row in shard.arrays["visible"].tolist()]
+    assert found == [[number > 50, number > 150] for number in numbers]
 
 
 def test_columns_of_the_source_reach_the_items(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ LOADED_LATE = {
     for name in (
         *("agreeing", "crowd", "explained", "figure", "formats", "heat_sheet", "item_sheet"),
         *("judge", "judge_report"),
-        *("judge_tracks", "question"),
+        *("judge_filter", "judge_tracks", "question"),
         *("match_formats", "matrix", "plots", "report", "sheet", "sides", "target", "world"),
         *("strips", "timeline", "video_formats", "video_sheet", "video_target"),
     )
@@ -135,6 +135,7 @@ def test_only_files_for_devices_use_torch() -> None:
         "search/device_kernel.py",
         "search/device_part.py",
         "search/device_rows.py",
+        "search/visibility_torch.py",
     ]
 
 

@@ -29,9 +29,31 @@ def test_one_of_frames_comes_back_from_json(head: Any) -> None:
     assert told(matcher) == f"coattention over frames, {len(head)} dimensions"
 
 
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_one_of_visible_parts_comes_back_from_json(distance: str) -> None:
+    matcher = Matcher(name="visibility", distance=distance)
+    assert matcher.to_json() == {"name": "visibility", "distance": distance}
+    assert Matcher.from_json(matcher.to_json()) == matcher
+    assert (matcher.has_visible, matcher.of_frames) == (True, False)
+    assert not Matcher(name="aligned").has_visible
+    assert told(matcher) == f"visibility parts, {distance} distance"
+
+
+@pytest.mark.parametrize("distance", ["Cosine", "", None, 1, ["cosine"]])
+def test_there_are_two_distances(distance: Any) -> None:
+    with pytest.raises(UsageError, match=r"the matcher's distance is .*, not cosine or euclidean"):
+        Matcher(name="visibility", distance=distance)
+
+
+@pytest.mark.parametrize("fields", [{"weight": 2.0}, {"head": (1.0,)}, {"bias": 1.0}])
+def test_one_of_visible_parts_has_a_distance_alone(fields: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="visibility has distance: leave the rest out"):
+        Matcher(name="visibility", **fields)
+
+
 @pytest.mark.parametrize("name", ["Aligned", "", "dmli"])
-def test_there_are_two_names(name: str) -> None:
-    named = re.escape(f"no matcher {name!r}; there is aligned, coattention")
+def test_there_are_three_names(name: str) -> None:
+    named = re.escape(f"no matcher {name!r}; there is aligned, coattention, visibility") + "$"
     with pytest.raises(UsageError, match=named):
         Matcher(name=name)
 
@@ -55,7 +77,7 @@ def test_a_head_is_finite_numbers(fields: dict[str, Any], named: str) -> None:
         Matcher(name="coattention", **fields)
 
 
-@pytest.mark.parametrize("fields", [{"head": (1.0,)}, {"bias": 1.0}])
+@pytest.mark.parametrize("fields", [{"head": (1.0,)}, {"bias": 1.0}, {"distance": "euclidean"}])
 def test_one_of_parts_has_no_head(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="aligned has weight: leave the rest out"):
         Matcher(name="aligned", **fields)
@@ -94,10 +116,15 @@ def test_a_weight_is_a_number_above_0(weight: Any) -> None:
         {"name": "coattention", "head": ["1"], "bias": 0},
         {"name": "coattention", "head": [[1.0]], "bias": 0},
         {"name": "coattention", "head": [1.0], "bias": None},
+        {"name": "visibility"},
+        {"name": "visibility", "weight": 1.0},
+        {"name": "visibility", "distance": "moons"},
+        {"name": "visibility", "distance": 1},
+        {"name": "visibility", "distance": None},
     ],
 )
 def test_what_is_no_matcher_is_refused(data: Any) -> None:
-    with pytest.raises(ValueError, match=r"matcher|weight|head|bias|surrogates"):
+    with pytest.raises(ValueError, match=r"matcher|weight|head|bias|distance|surrogates"):
         Matcher.from_json(data)
 
 
@@ -107,6 +134,7 @@ def test_what_is_no_matcher_is_refused(data: Any) -> None:
         ({"name": "moons", "weight": 1.0}, r"the matcher 'moons', .* upgrade reid-index"),
         ({"name": "aligned", "weight": 1.0, "of": 2}, r"know \('of'\); upgrade reid-index"),
         ({"name": "coattention", "head": [1], "bias": 0, "weight": 1}, r"know \('weight'\)"),
+        ({"name": "visibility", "distance": "cosine", "weight": 1}, r"know \('weight'\)"),
     ],
 )
 def test_what_is_newer_is_said_to_be(data: dict[str, Any], named: str) -> None:

@@ -29,6 +29,7 @@ ELSEWHERE = {
     ("reid_index/erasure/receipt.py", "rmtree"): "a receipt, which the user keeps elsewhere",
     ("reid_index/erasure/receipt.py", "shutil"): "the same",
     ("reid_index/erasure/receipt.py", "tempfile"): "the same",
+    ("reid_index/store/overlays.py", "write_table"): "to a file of files.create",
     ("reid_index/store/shard.py", "ParquetWriter"): "to a file of files.create",
     ("reid_index/store/shard.py", "write_table"): "by that",
     ("reid_index/store/vectors.py", "File"): "to a file of files.create",

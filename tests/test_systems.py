@@ -126,7 +126,8 @@ def test_every_weight_learns(name: str) -> None:
     out = system(crops(8, height=fed_to(name).height))
     losses = Losses(LossPlan(), classes=5, dims=system.metric_dims)
     assert tuple(one.shape[1] for one in out.metrics) == system.metric_dims
-    total, _ = losses(out, torch.arange(8) // 2)
+    maps = None if out.regions is None else torch.zeros_like(out.regions[:, 0], dtype=torch.uint8)
+    total, _ = losses(out, torch.arange(8) // 2, maps)
     total.backward()
     idle = [
         name

@@ -539,7 +539,7 @@ def test_compaction_finds_texts_that_older_shards_have_of_no_row(
     names = pa.array([f"Citizen Number {row}" for row in range(40)]).dictionary_encode()
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard, "_without_unused", lambda table: table)
+        patch.setattr(shard, "without_unused_texts", lambda table: table)
         with Gallery.create(tmp_path / "g", dim=8, fingerprint=FINGERPRINT) as gallery:
             table = conform(pa.table({"attr.name": names}))
             for part in (table.slice(0, 30), table.slice(30)):

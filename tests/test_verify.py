@@ -510,6 +510,9 @@ def recommit(folder: Path, change: Change = lambda _manifest: None) -> None:
         for name, entry in files:
             path = folder / name
             entry.update(bytes=path.stat().st_size, sha256=sha256_file(path))
+    for overlay in data.get("overlays", ()):
+        path = folder / overlay["file"]
+        overlay.update(bytes=path.stat().st_size, sha256=sha256_file(path))
     change(data)
     (folder / current["manifest"]).write_bytes(json_bytes(data))
     edit_json(folder / "CURRENT", sha256=sha256_file(folder / current["manifest"]))

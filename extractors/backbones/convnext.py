@@ -101,6 +101,7 @@ class ConvNeXt(nn.Module):
         counts, published = SIZES[size]
         widths = [int(base * width) for base in published]
         self.channels = widths[-1]
+        self.scale_channels = tuple(widths)
         last = sum(counts) - 1
         drops = (drop_path * number / last for number in range(last + 1))
         first = nn.Sequential(nn.Conv2d(3, widths[0], 4, stride=4), _ChannelNorm(widths[0]))
@@ -121,6 +122,13 @@ class ConvNeXt(nn.Module):
                 nn.init.zeros_(part.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.scales(x)[-1]
+
+    def scales(self, x: Tensor) -> list[Tensor]:
+        """The maps behind each stage, (B, `scale_channels`[i], …) each, the first one H/4 high;
+        the last one is what `forward` gives."""
+        found = []
         for smaller, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(smaller(x))
-        return x
+            found.append(x)
+        return found

@@ -213,6 +213,7 @@ class OSNet(nn.Module):
             self.conv4 = _plain_stage(c3, c4, after_norm=False)
         self.conv5 = _ConvNorm(c4, c4)
         self.channels = c4
+        self.scale_channels = (c2, c3, c4)
         self.fc = (
             None
             if headless
@@ -220,14 +221,27 @@ class OSNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.conv1(x))
-        x = self.pool2(self.conv2(x))
-        x = self.pool3(self.conv3(x))
-        x = self.conv5(self.conv4(x))
+        x = self.scales(x)[-1]
         if self.fc is None:
             return x
         out: Tensor = self.fc(x.mean(dim=(2, 3)))
         return out
+
+    def scales(self, x: Tensor) -> list[Tensor]:
+        """The maps behind conv2, conv3 and conv5, (B, `scale_channels`[i], …) each, H/4, H/8 and
+        H/16 high."""
+        first, x = _staged(self.conv2, self.pool2, self.maxpool(self.conv1(x)))
+        second, x = _staged(self.conv3, self.pool3, x)
+        return [first, second, self.conv5(self.conv4(x))]
+
+
+def _staged(stage: nn.Sequential, pool: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a stage gives before and behind its transition, which is its last member or `pool`."""
+    if isinstance(pool, nn.Identity):
+        before = stage[:-1](x)
+        return before, stage[-1](before)
+    before = stage(x)
+    return before, pool(before)
 
 
 def _light_convs(channels: int, *, depth: int) -> nn.Sequential:

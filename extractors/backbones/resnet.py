@@ -90,6 +90,7 @@ class ResNet(nn.Module):
                 self.add_module(
                     f"NL_{number}", nn.ModuleList(_NonLocal(self.channels) for _ in range(here))
                 )
+        self.scale_channels = tuple(plane * block.expansion for plane in planes)
         _initialise(self)
 
     def _layer(
@@ -106,13 +107,28 @@ class ResNet(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Up to the first block of layer3."""
-        x = self.bn1(self.conv1(x))
-        if self.stem.relu:
-            x = functional.relu(x)
-        x = self.maxpool(x)
+        x = self._begun(x)
         for block in (*self._blocks(1), *self._blocks(2), self._blocks(3)[0]):
             x = block(x)
         return x
+
+    def _begun(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x))
+        if self.stem.relu:
+            x = functional.relu(x)
+        out: Tensor = self.maxpool(x)
+        return out
+
+    def scales(self, x: Tensor) -> list[Tensor]:
+        """The maps behind layer1…layer4, (B, `scale_channels`[i], …) each, the first one H/4 high;
+        the last one is what `forward` gives."""
+        x = self._begun(x)
+        found = []
+        for layer in range(1, 5):
+            for block in self._blocks(layer):
+                x = block(x)
+            found.append(x)
+        return found
 
     def rest(self, x: Tensor) -> Tensor:
         """What follows `head`."""

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reid_index.attributes import check_name
 from reid_index.errors import BadWeights, UsageError
 
 from .aligned import Aligned
 from .bot import BoT
 from .coattention import CoAttention
 from .convnext_ap import ConvNeXtAP
+from .fls import FLS, LOOKS, Looks, check_regions
 from .haa import HAA
 from .icnn import ICNN
 from .mgn import MGN
@@ -32,10 +34,14 @@ NAMES = (
     "convnext_ap",
     "haa",
     "coattention",
+    "fls",
 )
 
 OF_THE_WHOLE = ("bot", "plain", "scpnet", "aligned", "coattention")
 """Those whose vector is that of the whole."""
+
+OF_REGIONS = ("fls",)
+"""Those that tell regions of crops, and attributes."""
 
 OF_SEGMENTS = ("coattention",)
 """Those that learn from segments of video."""
@@ -43,8 +49,8 @@ OF_SEGMENTS = ("coattention",)
 _LARGEST = 8192
 _STRIPES = 64
 _WITH_NECK = ("bot", "scpnet", "aligned", "icnn", "coattention")
-_WITHOUT_STRIPES = ("bot", "plain", "mgn", "haa", "coattention")
-_OF_SOME = ("key", "value")
+_WITHOUT_STRIPES = ("bot", "plain", "mgn", "haa", "coattention", "fls")
+_OF_SOME = ("key", "value", "regions", "belongings", "words", "told_from")
 """What a card only says where it is said: most systems have nothing of the kind, and other versions
 of this project should read their cards."""
 
@@ -56,7 +62,9 @@ class Plan:
     system: one of NAMES. backbone: see `make_backbone`. pooling: one of pooling.POOLINGS. dim: of
     the vectors, of systems of stripes that of each; 0 for the system's own choice. neck: of bot,
     scpnet, aligned, icnn and coattention, whether there is one. stripes: how many, 0 for as many as
-    published. key, value: of coattention, dimensions of keys and of values, 0 for 128.
+    published. key, value: of coattention, dimensions of keys and of values, 0 for 128. regions: of
+    fls, how many, 0 for 6; belongings: whether the last of them is what people carry. words: of
+    fls, attribute → its words, in pairs; told_from: one of fls.LOOKS, "" without words.
     """
 
     system: str = "bot"
@@ -67,6 +75,10 @@ class Plan:
     stripes: int = 0
     key: int = 0
     value: int = 0
+    regions: int = 0
+    belongings: bool = False
+    words: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    told_from: str = ""
 
     def __post_init__(self) -> None:
         kinds = {
@@ -78,6 +90,9 @@ class Plan:
             "stripes": int,
             "key": int,
             "value": int,
+            "regions": int,
+            "belongings": bool,
+            "told_from": str,
         }
         for name, kind in kinds.items():
             if type(getattr(self, name)) is not kind:
@@ -95,17 +110,53 @@ class Plan:
             raise UsageError(f"{self.system} has no stripes to be counted")
         if self.system not in OF_SEGMENTS and (self.key or self.value):
             raise UsageError(f"{self.system} has no keys and values: {', '.join(OF_SEGMENTS)} has")
+        if self.system not in OF_REGIONS and (
+            self.regions or self.belongings or self.words or self.told_from
+        ):
+            raise UsageError(
+                f"{self.system} has no regions and attributes: {', '.join(OF_REGIONS)} has"
+            )
+        if self.system in OF_REGIONS:
+            check_regions(self.regions, belongings=self.belongings)
+        _check_words(self.words, told_from=self.told_from)
 
     def to_json(self) -> dict[str, Any]:
         """As a model's card has it."""
         return {name: one for name, one in asdict(self).items() if one or name not in _OF_SOME}
 
+    @property
+    def looks(self) -> Looks | None:
+        """Its attributes; None where it tells none."""
+        return Looks(words=self.words, told_from=self.told_from) if self.words else None
+
+
+def _check_words(words: tuple[tuple[str, tuple[str, ...]], ...], *, told_from: str) -> None:
+    names = [check_name(name) for name, _ in words]
+    for name, some in words:
+        if len(set(some)) < 2 or len(set(some)) < len(some) or not all(map(_is_word, some)):
+            raise UsageError(f"the attribute {name} needs two words or more, all different")
+    if len(set(names)) < len(names) or sum(len(some) for _, some in words) > _LARGEST:
+        raise UsageError(f"an attribute is there twice, or there are more than {_LARGEST:,} words")
+    if told_from not in (LOOKS if words else ("",)):
+        raise UsageError(
+            f"attributes are told from {', '.join(LOOKS)}, not {told_from!r}"
+            if words
+            else f"without attributes nothing is told from {told_from!r}"
+        )
+
+
+def _is_word(word: object) -> bool:
+    return isinstance(word, str) and 0 < len(word) <= 64
+
 
 def plan_from(data: Mapping[str, Any], *, where: str) -> Plan:
     """The inverse of `Plan.to_json`. where: what messages call it. Raises BadWeights."""
     try:
-        return Plan(**data)
-    except (TypeError, UsageError) as error:
+        said = dict(data)
+        if "words" in said:
+            said["words"] = tuple((str(name), tuple(some)) for name, some in said["words"])
+        return Plan(**said)
+    except (TypeError, ValueError) as error:
         raise BadWeights(
             f"{where}: its card describes no system of this project: {error}"
         ) from None
@@ -136,6 +187,16 @@ def make_system(plan: Plan, *, classes: int) -> System:
             sizes = {"key": plan.key, "value": plan.value}
             return CoAttention(
                 backbone, classes=classes, pooling=pooling, dim=dim, neck=neck, **sizes
+            )
+        case "fls":
+            return FLS(
+                backbone,
+                classes=classes,
+                pooling=pooling,
+                dim=dim,
+                regions=plan.regions,
+                belongings=plan.belongings,
+                looks=plan.looks,
             )
         case "mgn":
             return MGN(backbone, classes=classes, pooling=pooling, dim=dim)

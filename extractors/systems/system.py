@@ -36,7 +36,10 @@ class Trained:
     persons apart. logits: (B, classes) each, one or more. stripes: (B, P, Dp), compared along their
     shortest path, None where they are not. pairs: of S segments, B / S frames each, one segment's
     behind the other's, 2 logits for each target and candidate, (S, S, 2): "not the same", "the
-    same"; a segment and itself say nothing. also: losses of the system's own, weighted, by name.
+    same"; a segment and itself say nothing. regions: scores of the background and of each region
+    at every pixel, (B, 1 + R, h, w), None where none are told. words: logarithms of probabilities
+    of attributes' words, (B, words) each, one or more for the same. also: losses of the system's
+    own, weighted, by name.
 
     What has S rows instead of B is of those segments.
     """
@@ -45,6 +48,8 @@ class Trained:
     logits: tuple[Tensor, ...]
     stripes: Tensor | None = None
     pairs: Tensor | None = None
+    regions: Tensor | None = None
+    words: tuple[Tensor, ...] = ()
     also: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -76,8 +81,9 @@ class System(nn.Module):
         """How the parts of `embed_parts` are compared; None for a system without."""
         return None
 
-    def embed_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """As `embed`, and the parts float32 (B, P, Dp). Only of a system with a matcher."""
+    def embed_parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """As `embed`, and the parts float32 (B, P, Dp); of some systems also what is visible, uint8
+        (B, P), and probabilities of attributes' words. Only of a system with a matcher."""
         raise UsageError(f"{type(self).__name__} gives no parts")
 
     def map(self, x: Tensor) -> Tensor:

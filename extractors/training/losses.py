@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,7 +35,10 @@ class LossPlan:
     "triplet", batch-hard with `margin` in Euclidean distance (Hermans et al., 2017, eq. 5);
     "circle" with relaxation `relax` and scale `gamma` (Sun et al., CVPR 2020, eq. 6 to 8).
     metric_weight: its weight. center: weight of the mean squared distance to a learnt centre of
-    each person (Wen et al., ECCV 2016; 0.0005 in BoT), 0 for none.
+    each person (Wen et al., ECCV 2016; 0.0005 in BoT), 0 for none. regions: of the cross-entropy
+    of pixels, where a system tells regions; attributes: of the sum of those of attributes (source
+    002, eq. 16 to 20; it weighs pixels by 0.01, with which a network from scratch finds no regions:
+    docs/training.md).
 
     Of a system with several classifiers, or several vectors to compare, each of these is the mean
     over them, so that a weight means the same for all systems.
@@ -47,11 +52,19 @@ class LossPlan:
     relax: float = 0.25
     gamma: float = 64.0
     center: float = 0.0
+    regions: float = 1.0
+    attributes: float = 0.6
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise UsageError(f"there is no loss {self.metric!r}; there are {', '.join(METRICS)}")
-        weights = (self.identity, self.metric_weight, self.center)
+        weights = (
+            self.identity,
+            self.metric_weight,
+            self.center,
+            self.regions,
+            self.attributes,
+        )
         if (
             not all(math.isfinite(one) and one >= 0 for one in weights)
             or not 0 <= self.smoothing < 1
@@ -62,23 +75,36 @@ class LossPlan:
 
 
 class Losses(nn.Module):
-    """forward: what a system yields and the classes int64 (B,) → the sum, and each part of it.
+    """forward: what a system yields, the classes int64 (B,), and, where it tells regions, maps of
+    them, uint8 (B, h, w) → the sum, and each part of it.
 
-    dims: of the vectors that the system compares. A class that is absent from the batch takes no
-    part. For B persons with one crop each there are no pairs to compare, and the metric parts are
-    0. Stripes, where a system yields some, make one more part, "aligned": triplets of their
-    shortest-path distances, chosen by the distances of the first vector, as AlignedReID has it
-    (arXiv 1711.08184, section 3.2). Pairs of segments make "verification": the cross-entropy of
-    "the same" and "not the same", pairs of either kind having half of the weight; and as in a
-    search there are OTHERS times as many others, probabilities are learnt as if of such (Menon et
-    al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 10).
+    dims: of the vectors that the system compares. words: of each class, float32 (classes, words),
+    shares of 1 for each attribute, 0 for all words of one that is not known. A class that is absent
+    from the batch takes no part. For B persons with one crop each there are no pairs to compare,
+    and the metric parts are 0. Stripes, where a system yields some, make one more part, "aligned":
+    triplets of their shortest-path distances, chosen by the distances of the first vector, as
+    AlignedReID has it (arXiv 1711.08184, section 3.2). Pairs of segments make "verification": the
+    cross-entropy of "the same" and "not the same", pairs of either kind having half of the weight;
+    and as in a search there are OTHERS times as many others, probabilities are learnt as if of such
+    (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, eq. 10).
 
     Raises UsageError.
     """
 
-    def __init__(self, plan: LossPlan, *, classes: int, dims: tuple[int, ...]) -> None:
+    words: Tensor | None
+
+    def __init__(
+        self,
+        plan: LossPlan,
+        *,
+        classes: int,
+        dims: tuple[int, ...],
+        words: NDArray[np.float32] | None = None,
+    ) -> None:
         super().__init__()
         self.plan = plan
+        known = None if words is None else torch.from_numpy(words)
+        self.register_buffer("words", known, persistent=False)
         names = () if plan.metric == "none" or not plan.metric_weight else plan.metric.split("+")
         distance = LpDistance(normalize_embeddings=False)
         self._miner = BatchHardMiner(distance=distance)
@@ -95,7 +121,9 @@ class Losses(nn.Module):
             raise UsageError("this system compares no vectors, so there are no centres to learn")
         self.centers = nn.Parameter(torch.randn(classes, sum(dims))) if plan.center else None
 
-    def forward(self, out: Trained, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, out: Trained, classes: Tensor, maps: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         plan = self.plan
         metrics = [one.float() for one in out.metrics]
         parts: dict[str, Tensor] = {}
@@ -124,6 +152,13 @@ class Losses(nn.Module):
         if self.centers is not None and metrics:
             apart = (torch.cat(metrics, dim=1) - self.centers[classes]).pow(2).sum(dim=1)
             parts["center"] = plan.center * apart.clamp(1e-12, 1e12).mean()
+        if out.regions is not None and maps is not None and plan.regions:
+            pixels = functional.cross_entropy(out.regions.float(), maps.long())
+            parts["regions"] = plan.regions * pixels
+        if out.words and self.words is not None and plan.attributes:
+            known = self.words[classes]
+            each = [-(known * one).sum(dim=1).mean() for one in out.words]
+            parts["attributes"] = plan.attributes * _mean(each)
         parts |= out.also
         if not parts:
             raise UsageError(

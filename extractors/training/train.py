@@ -22,13 +22,16 @@ from torch.optim.swa_utils import AveragedModel
 from reid_index.errors import BadWeights, TrainingFailed, UsageError
 
 from ..preprocess import MEAN, STD, Preprocess, preprocess_to_json
-from ..systems import OF_SEGMENTS, Plan, make_system
+from ..systems import OF_REGIONS, OF_SEGMENTS, Plan, make_system
 from ..systems.coattention import CoAttention
+from ..systems.fls import FLS
 from ..systems.system import System
-from .augment import Augment, prepare
+from .augment import Augment, prepare, prepare_both
 from .batches import Batches
 from .frozen import views_of
+from .looks import Looks
 from .losses import Losses, LossPlan
+from .regions import band_maps, cluster_maps
 from .schedule import Schedule
 from .state import load_state, save_state
 from .tracks import SegmentBatches, Tracks
@@ -42,6 +45,9 @@ _CENTERS = 0.5
 
 _SETTLING = 2048
 """Crops by which a co-attention network settles on what to keep of them."""
+
+_UNSEEN = 0.2
+"""Share of a training in which regions are bands: the network sees too little to find them."""
 
 _AHEAD = 2
 """Batches that are prepared while another is learnt from."""
@@ -95,13 +101,18 @@ class Training:
                 f"{self.plan.system} learns from crops, with its backbone: frames and views are of "
                 f"{', '.join(OF_SEGMENTS)}"
             )
+        fed = self.preprocess
+        if self.plan.system in OF_REGIONS and (fed.height % 4 or fed.width % 4):
+            raise UsageError(
+                f"{self.plan.system} tells regions of cells of 4 × 4 pixels: crops of "
+                f"{fed.height}x{fed.width} are not to be divided so"
+            )
         compares = self.losses.metric != "none" and self.losses.metric_weight > 0
         if self.plan.system == "aligned" and not compares:
             raise UsageError(
                 "the stripes of aligned learn by triplets alone, so they would stay random without "
                 "a loss that compares: give --loss triplet, circle or triplet+circle"
             )
-        fed = self.preprocess
         if self.plan.system == "haa" and (
             (fed.mean, fed.std, fed.color_order) != (MEAN, STD, "RGB")
             or not math.isclose(fed.scale, 1 / 255)
@@ -190,6 +201,7 @@ def train(
     state: Path | None,
     device: torch.device,
     tracks: Tracks | None = None,
+    looks: Looks | None = None,
     also: Mapping[str, Any] | None = None,
     start: Callable[[System], object] = lambda _system: None,
     after: Callable[[Epoch, System], Mapping[str, Any]] = lambda _epoch, _system: {},
@@ -198,11 +210,12 @@ def train(
     """Train a system.
 
     crops: uint8 (N, height, width, 3), RGB. classes: int64 (N,), from 0 on. tracks: of the crops,
-    for a system of segments. state: a file that says
-    where it stopped; one that is there is gone on with, if it is of the same training, the same
-    crops, and the same `also`, JSON that says what else decides the weights. start: gets the new
-    system first, to begin from other weights. after: told of each epoch, with the system as it is
-    then, and what it says of it, JSON, is kept; of several processes only the first one's is.
+    for a system of segments. looks: what is known of them, for one that tells regions or
+    attributes. state: a file that says where it stopped; one that is there is gone on with, if it
+    is of the same training, the same crops, and the same `also`, JSON that says what else decides
+    the weights. start: gets the new system first, to begin from other weights. after: told of each
+    epoch, with the system as it is then, and what it says of it, JSON, is kept; of several
+    processes only the first one's is.
     The same seed, device and number of processes and threads give the same weights.
 
     Raises TrainingFailed for a loss that is no number: the state before that epoch stays; what
@@ -215,6 +228,7 @@ def train(
         state=state,
         device=device,
         tracks=tracks,
+        looks=looks or Looks(),
         also=also or {},
         start=start,
     )
@@ -235,6 +249,7 @@ class _Run:
     persons: int
     batches: Batches | SegmentBatches
     views: Tensor | None
+    looks: Looks
     system: System
     losses: Losses
     wrapped: nn.Module
@@ -248,6 +263,7 @@ class _Run:
     job: dict[str, Any]
     epoch: int = 0
     told: list[dict[str, Any]] = field(default_factory=list)
+    maps: NDArray[np.uint8] | None = None
 
     @classmethod
     def begin(
@@ -259,10 +275,12 @@ class _Run:
         state: Path | None,
         device: torch.device,
         tracks: Tracks | None,
+        looks: Looks,
         also: Mapping[str, Any],
         start: Callable[[System], object],
     ) -> "_Run":
         persons = int(classes.max()) + 1
+        looks.check(training.plan, crops=len(crops), persons=persons)
         batches = _batches(training, classes, tracks)
         here = Processes.here()
         if len(batches.epoch(0)) < here.count:
@@ -272,7 +290,9 @@ class _Run:
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
             system = make_system(training.plan, classes=persons)
-            losses = Losses(training.losses, classes=persons, dims=system.metric_dims)
+            losses = Losses(
+                training.losses, classes=persons, dims=system.metric_dims, words=looks.words
+            )
         start(system)
         _try_out(system, training)
         # Laid out so, the processor's and the GPU's convolutions are fastest.
@@ -294,6 +314,7 @@ class _Run:
             persons=persons,
             batches=batches,
             views=views,
+            looks=looks,
             system=system,
             losses=losses,
             wrapped=_shared(system) if here.count > 1 else system,
@@ -315,6 +336,7 @@ class _Run:
             job={
                 **training.to_json(),
                 "crops_sha256": _sum(crops, classes, tracks),
+                **looks.to_json(),
                 "processes": here.count,
                 **also,
             },
@@ -381,11 +403,12 @@ class _Run:
         sums: dict[str, float] = {}
         self.wrapped.train()
         self.system.stage(self.epoch / self.training.epochs)
+        self.maps = self._regions(crops, classes)
         with torch.random.fork_rng():
             torch.manual_seed(hash((self.training.seed, self.epoch, self.here.rank)) % 2**63)
-            for number, (chosen, images) in enumerate(self._prepared(crops, mine, preparer)):
+            for number, (chosen, images, maps) in enumerate(self._prepared(crops, mine, preparer)):
                 done = self.epoch + number / len(mine)
-                parts = self._step(images, torch.from_numpy(classes[chosen]), done)
+                parts = self._step(images, torch.from_numpy(classes[chosen]), maps, done)
                 for name, value in parts.items():
                     sums[name] = sums.get(name, 0.0) + value
                 progress(len(chosen))
@@ -394,7 +417,30 @@ class _Run:
         seconds = time.perf_counter() - begin
         return Epoch(self.epoch, means, seconds, sum(map(len, mine)))
 
-    def _step(self, images: Tensor, classes: Tensor, epoch: float) -> dict[str, float]:
+    def _regions(
+        self, crops: NDArray[np.uint8], classes: NDArray[np.int64]
+    ) -> NDArray[np.uint8] | None:
+        """Maps of the crops' regions, as far as they are known; None for a system without."""
+        if not isinstance(self.system, FLS):
+            return None
+        height, width = (size // 4 for size in crops.shape[1:3])
+        parsed = self.looks.parsed_at(height, width)
+        if self.epoch < _UNSEEN * self.training.epochs:
+            if parsed is not None:
+                return parsed
+            return band_maps(len(crops), height=height, width=width, regions=self.system.regions)
+        return cluster_maps(
+            self.system,
+            crops,
+            classes,
+            preprocess=self.training.preprocess,
+            device=self.device,
+            parsed=parsed,
+        )
+
+    def _step(
+        self, images: Tensor, classes: Tensor, maps: Tensor | None, epoch: float
+    ) -> dict[str, float]:
         """Learn from one batch; its losses by name."""
         training = self.training
         factor = training.schedule.factor(epoch, epochs=training.epochs)
@@ -407,7 +453,8 @@ class _Run:
         kind = PRECISIONS[training.precision]
         with torch.autocast(self.device.type, kind, enabled=kind is not None):
             out = self.wrapped(images)
-        loss, parts = self.losses(out, classes.to(self.device))
+        there = None if maps is None else maps.to(self.device)
+        loss, parts = self.losses(out, classes.to(self.device), there)
         value = float(loss.detach())
         if not math.isfinite(value):
             self._fail(f"the loss is {value}")
@@ -456,29 +503,32 @@ class _Run:
         crops: NDArray[np.uint8],
         batches: list[NDArray[np.int64]],
         preparer: ThreadPoolExecutor,
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Batches, changed at random, ahead of time; the same for the same seed."""
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor | None]]:
+        """Batches, with maps of their regions if there are any, changed at random, ahead of time;
+        the same for the same seed."""
 
-        def make(number: int) -> Tensor:
+        def make(number: int) -> tuple[Tensor, Tensor | None]:
             rng = np.random.default_rng(
                 (self.training.seed, self.epoch, number * self.here.count + self.here.rank)
             )
             if self.views is not None:
                 which = rng.integers(self.training.views, size=len(batches[number]))
-                return self.views[which, batches[number]]
-            made = prepare(
-                crops[batches[number]], self.training.augment, self.training.preprocess, rng
-            )
-            return torch.from_numpy(made)
+                return self.views[which, batches[number]], None
+            some = crops[batches[number]]
+            augment, preprocess = self.training.augment, self.training.preprocess
+            if self.maps is None:
+                return torch.from_numpy(prepare(some, augment, preprocess, rng)), None
+            made, maps = prepare_both(some, self.maps[batches[number]], augment, preprocess, rng)
+            return torch.from_numpy(made), torch.from_numpy(maps)
 
-        waiting: list[Future[Tensor]] = []
+        waiting: list[Future[tuple[Tensor, Tensor | None]]] = []
         for number in range(min(_AHEAD, len(batches))):
             waiting.append(preparer.submit(make, number))
         for number, chosen in enumerate(batches):
-            images = waiting.pop(0).result()
+            images, maps = waiting.pop(0).result()
             if number + _AHEAD < len(batches):
                 waiting.append(preparer.submit(make, number + _AHEAD))
-            yield chosen, images
+            yield chosen, images, maps
 
 
 def _shared(system: System) -> DistributedDataParallel:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,19 @@ def text_values(table: pa.Table, root: str) -> dict[str, pa.Array]:
     ids as text, PATH, NAME, CROP and FRAME; these by the root as it is said, and with all links
     followed.
     """
+    values = _column_values(table)
+    source = values["source"]
+    values[NAME] = _each_once(pc.replace_substring_regex(source, "^.*/", ""))
+    roots = dict.fromkeys([root, os.path.realpath(root)] if root else [root])
+    values[PATH] = _joined([_paths(source, one) for one in roots])
+    values[CROP] = _joined([crop_values(table, one) for one in roots])
+    if "frames" in table.column_names:
+        values[FRAME] = _joined([_frame_values(table, one) for one in roots])
+    return values
+
+
+def _column_values(table: pa.Table) -> dict[str, pa.Array]:
+    """The same of its columns alone, and item ids."""
     values = {}
     for name in table.column_names:
         column = table[name]
@@ -113,13 +127,6 @@ def text_values(table: pa.Table, root: str) -> dict[str, pa.Array]:
         if pa.types.is_string(column.type):
             values[name] = _each_once(column)
     values["item"] = _each_once(table["item"].cast(pa.string()))
-    source = values["source"]
-    values[NAME] = _each_once(pc.replace_substring_regex(source, "^.*/", ""))
-    roots = dict.fromkeys([root, os.path.realpath(root)] if root else [root])
-    values[PATH] = _joined([_paths(source, one) for one in roots])
-    values[CROP] = _joined([crop_values(table, one) for one in roots])
-    if "frames" in table.column_names:
-        values[FRAME] = _joined([_frame_values(table, one) for one in roots])
     return values
 
 
@@ -139,22 +146,29 @@ def as_bytes(values: pa.Array) -> list[bytes]:
 
 
 class Texts:
-    """The texts of the items that go, by kind, and which of them staying items have too.
+    """The texts of the items that go, in shards and overlays, by kind, and which of them staying
+    items have too.
 
     short: how many are too short to be looked for anywhere. needles: the others, and contained:
     which of these are part of a staying item's text.
     """
 
     def __init__(
-        self, shards: Sequence[Shard], gone: Sequence[NDArray[np.bool_]], hasher: Hasher
+        self,
+        shards: Sequence[Shard],
+        gone: Sequence[NDArray[np.bool_]],
+        hasher: Hasher,
+        *,
+        overlays: Sequence[pa.Table] = (),
     ) -> None:
         found: dict[str, list[pa.Array]] = {}
-        for values in _values_of(shards, gone):
+        for values in chain(_values_of(shards, gone), _said_of(overlays, shards, gone)):
             for kind, some in values.items():
                 found.setdefault(kind, []).append(some)
         self._values = {kind: pc.unique(pa.chunked_array(some)) for kind, some in found.items()}
         self._seen = {kind: np.zeros(len(some), np.bool_) for kind, some in self._values.items()}
         self._hasher = hasher
+        self._overlays = overlays
         kinds = self._values.keys() - _NO_TEXTS
         texts = {text for kind in kinds for text in as_bytes(self._values[kind])}
         long = {form[:LONGEST] for text in texts if len(text) >= SHORTEST for form in _forms(text)}
@@ -171,7 +185,7 @@ class Texts:
         for shard, mask in zip(shards, kept, strict=True):
             if mask.any():
                 self._find(finder, (shard.folder / "shard.json").read_bytes())
-        for values in _values_of(shards, kept):
+        for values in chain(_values_of(shards, kept), _said_of(self._overlays, shards, kept)):
             for kind, mine in self._values.items():
                 if kind in values:
                     has = pc.is_in(mine, value_set=values[kind])
@@ -216,6 +230,23 @@ def _values_of(
             row += table.num_rows
             if wanted.any():
                 yield text_values(table.filter(pa.array(wanted)), shard.header.root)
+
+
+def _said_of(
+    overlays: Sequence[pa.Table], shards: Sequence[Shard], masks: Sequence[NDArray[np.bool_]]
+) -> Iterator[dict[str, pa.Array]]:
+    """What overlays say of those rows' items."""
+    if not overlays:
+        return
+    ids = [
+        shard.read_columns(["item"])["item"].to_numpy()[mask]
+        for shard, mask in zip(shards, masks, strict=True)
+    ]
+    items = np.concatenate([np.empty(0, np.int64), *ids])
+    for overlay in overlays:
+        wanted = np.isin(overlay["item"].to_numpy(), items)
+        if wanted.any():
+            yield _column_values(overlay.filter(pa.array(wanted)))
 
 
 _Sought = dict[int, tuple[NDArray[np.void], NDArray[np.bool_]]]

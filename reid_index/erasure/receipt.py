@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -141,6 +142,7 @@ def make_receipt(
     kept: Sequence[NDArray[np.bool_]],
     gallery: str,
     generation: int,
+    overlays: Sequence[pa.Table] = (),
     beside: bytes = b"",
 ) -> Receipt:
     """The receipt of an erasure from shards.
@@ -148,13 +150,14 @@ def make_receipt(
     gone, kept: for each shard, over its rows, bool (rows,): those that are deleted now, and those
     that stay. Rows in neither were deleted before. gallery: its identity. generation: the one that
     still had them.
+    overlays: what was said of items since they were added.
     beside: what the gallery says of itself, of no item in particular, and goes on saying.
 
     Reads all items and all vectors of the rows that stay, to know what they share; memory grows
     with what is deleted only. Raises BadShard.
     """
     hasher = Hasher(secrets.token_bytes(_SALT))
-    texts = Texts(shards, gone, hasher)
+    texts = Texts(shards, gone, hasher, overlays=overlays)
     texts.leave_out(shards, kept, beside=beside)
     vectors = Vectors(shards, gone, hasher)
     vectors.leave_out(shards, kept)

@@ -103,7 +103,13 @@ def _find(
     for path in _files_below(gallery):
         # What the gallery itself calls its files is of nobody.
         shown = path if places.is_listed(path) else _shown(path, gallery, sought)
-        found = _in_file(path, sought, progress, explained=places.explained_in(path, sought))
+        found = _in_file(
+            path,
+            sought,
+            progress,
+            explained=places.explained_in(path, sought),
+            is_overlay=places.is_overlay(path),
+        )
         if shown != path:
             found.lines.insert(0, _NAMED)
         if found.lines:
@@ -129,6 +135,7 @@ class _Places:
         self._gallery = gallery
         self._shards = {gallery / shard.folder: shard for shard in manifest.shards}
         self._attached = {gallery / entry.folder for entry in manifest.attached}
+        self._overlays = {gallery / entry.file: entry for entry in manifest.overlays}
         self._listed = {file for file, _ in listed_files(gallery, manifest)}
         self._listed |= {file for file, _ in earlier_manifests(gallery, manifest)}
         self._listed |= {gallery / name for name in ("CURRENT", "lock", manifest.file_name)}
@@ -142,6 +149,10 @@ class _Places:
     def is_listed(self, path: Path) -> bool:
         """Whether the present generation has that file."""
         return path in self._listed
+
+    def is_overlay(self, path: Path) -> bool:
+        """Whether it is what the present generation has of items since they were added."""
+        return path in self._overlays
 
     def explained_in(self, path: Path, sought: Sought) -> set[int]:
         """Needles that a file has for another reason: the root of items that were added later."""
@@ -165,6 +176,8 @@ class _Places:
             self.touched.add(path.parent)
             if path.parent in self._shards:
                 self._note_rows(self._shards[path.parent], found.rows)
+            # Compaction leaves nothing of an item in it that is not there.
+            self._compact |= path in self._overlays and bool(found.rows)
         elif not self._is_former(self._part(path)):
             self._strays[words] = None
 
@@ -220,7 +233,9 @@ def _held(gallery: Path, present: Manifest) -> Mapping[Path, Held]:
             held = Held(earlier.generation, holders(path))
             folders = [*earlier.folders, *(entry.folder for entry in earlier.attached)]
             bitmaps = [shard.deleted.file for shard in earlier.shards if shard.deleted is not None]
-            found |= {gallery / name: held for name in (path.name, *folders, *bitmaps)}
+            overlays = [entry.file for entry in earlier.overlays]
+            names = (path.name, *folders, *bitmaps, *overlays)
+            found |= {gallery / name: held for name in names}
     return found
 
 
@@ -266,14 +281,19 @@ def _shown(path: Path, gallery: Path, sought: Sought) -> Path:
 
 
 def _in_file(
-    path: Path, sought: Sought, progress: Callable[[int], object], *, explained: set[int]
+    path: Path,
+    sought: Sought,
+    progress: Callable[[int], object],
+    *,
+    explained: set[int],
+    is_overlay: bool,
 ) -> Found:
     found = Found(explained=explained)
     try:
         with path.open("rb") as file:
             begin = file.read(len(_HDF5))
             if begin.startswith(_PARQUET):
-                found = parquet_traces(path, sought)
+                found = parquet_traces(path, sought, is_overlay=is_overlay)
             elif begin == _HDF5:
                 found = hdf5_traces(path, sought)
             _look_at_bytes(file.fileno(), sought, found, progress)

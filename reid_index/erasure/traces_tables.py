@@ -101,8 +101,9 @@ def _undecoded(error: Exception) -> Found:
     return Found([f"cannot be decoded, so it may hold anything: {reason}"])
 
 
-def parquet_traces(path: Path, sought: Sought) -> Found:
-    """What a Parquet file holds."""
+def parquet_traces(path: Path, sought: Sought, *, is_overlay: bool = False) -> Found:
+    """What a Parquet file holds. is_overlay: what it has of an item may have been said after the
+    erasure, so that a text is a trace in an erased item's rows only."""
     table = _Table()
     try:
         ParquetTable(path)  # what it claims is within limits
@@ -112,7 +113,7 @@ def parquet_traces(path: Path, sought: Sought) -> Found:
         root = _root(path)
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             for group in range(file.num_row_groups):
-                _look_at_group(file, group, root, sought, table)
+                _look_at_group(file, group, root, sought, table, is_overlay)
     except FileNotFoundError:  # for the caller: a writer has removed it
         raise
     except (*PARQUET_ERRORS, KeyError) as error:
@@ -129,7 +130,7 @@ def _root(path: Path) -> str:
 
 
 def _look_at_group(
-    file: pq.ParquetFile, group: int, root: str, sought: Sought, table: _Table
+    file: pq.ParquetFile, group: int, root: str, sought: Sought, table: _Table, is_overlay: bool
 ) -> None:
     first = sum(file.metadata.row_group(i).num_rows for i in range(group))
     schema = file.schema_arrow
@@ -138,8 +139,11 @@ def _look_at_group(
         items = file.read_row_group(group, columns=["item"])["item"].combine_chunks()
         ids = pc.fill_null(items.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
         later = ids > sought.receipt.last_item
-        rows = _erased_ids(ids, later, sought)
-        table.add("column 'item'", (first + row for row in rows))
+        erased = list(_erased_ids(ids, later, sought))
+        table.add("column 'item'", (first + row for row in erased))
+        if is_overlay:
+            later[:] = True
+            later[erased] = False
     if {"source", "box"} <= set(schema.names):
         rows = _erased_crops(file.read_row_group(group, columns=["source", "box"]), root, sought)
         table.add("columns 'source' and 'box'", (first + row for row in rows))

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..compiled import compiled
-from ..errors import DimensionMismatch
 from ..search.aligned import local_of_pairs, matched_distances
 from ..threads import over_ranges, single_threaded_blas
+from .part_rows import NEAR, PartRows, check_parts, squared_bound, squared_distance, unit
 from .scores import VectorScores
 
 _ROWS = 128
@@ -17,10 +17,6 @@ _ROWS = 128
 
 _QUERIES = 64
 """Queries that they are multiplied with: products of 2 MiB, which stay in the cache."""
-
-_NEAR = 1 / 16
-"""Squared distances below are taken from differences: the root would magnify the rounding of
-products."""
 
 # tanh(y) / y for y² in [0, 1.02], by powers of y²: interpolated at Chebyshev's points; with single
 # precision's rounding within 2e-7.
@@ -52,17 +48,10 @@ class AlignedScores:
         *,
         weight: float,
     ) -> None:
-        shapes = sorted({queries.shape[1:], *(block.shape[1:] for block in blocks)})
-        rows = sum(map(len, blocks))
-        if len(shapes) > 1 or (len(queries), rows) != (vectors.queries, vectors.gallery):
-            raise DimensionMismatch(
-                f"parts of {len(queries)} queries and {rows} rows, of the shapes {shapes}: one "
-                f"shape is needed, for {vectors.queries} and {vectors.gallery}"
-            )
+        check_parts(vectors, queries, blocks)
         self._vectors = vectors
         self._queries = np.ascontiguousarray(queries, np.float32)
-        self._blocks = [np.asarray(block) for block in blocks]
-        self._starts = np.cumsum([0, *map(len, blocks)])
+        self._parts = PartRows(blocks)
         self._weight = weight
 
     @property
@@ -80,13 +69,13 @@ class AlignedScores:
         keys, bounds = self._vectors.chunk(start, stop)  # −cosine
         keys *= 2
         keys += 2
-        queries, rows = np.nonzero(keys < _NEAR)
+        queries, rows = np.nonzero(keys < NEAR)
         np.sqrt(np.maximum(keys, 0, out=keys), out=keys)
         self._add_local(keys, start, stop)
         keys[queries, rows] = self.exact(queries + start, rows)
         # |√a − √b| ≤ |a − b| / √b; sums of a few numbers below 2P are rounded, too.
         stripes, dim = self._queries.shape[1:]
-        off = 2 * bounds / np.sqrt(_NEAR) + self._weight * _local_bound(stripes, dim)
+        off = 2 * bounds / np.sqrt(NEAR) + self._weight * _local_bound(stripes, dim)
         largest = 2 + self._weight * 2 * stripes
         return keys, off + 8 * largest * 2.0**-24
 
@@ -94,21 +83,21 @@ class AlignedScores:
         """See `Scores`."""
         similarities = -self._vectors.exact(queries, rows).astype(np.float32)
         local = np.empty(len(rows), np.float32)
-        for block, first in zip(self._blocks, self._starts, strict=False):
-            here = np.flatnonzero((rows >= first) & (rows < first + len(block)))
-            local[here] = local_of_pairs(self._queries, queries[here], block, rows[here] - first)
+        for number, here, places in self._parts.places(rows):
+            block = self._parts.blocks[number]
+            local[here] = local_of_pairs(self._queries, queries[here], block, places)
         return matched_distances(similarities, local, weight=self._weight).astype(np.float64)
 
     def _add_local(self, keys: NDArray[np.float32], start: int, stop: int) -> None:
-        asked, own = _unit(self._queries[start:stop])
+        asked, own = unit(self._queries[start:stop])
         weight = np.float32(self._weight)
 
         def some(first: int, last: int) -> None:
             for at in range(first, last, _ROWS):
                 end = min(at + _ROWS, last)
-                unit, its = _unit(self._rows(at, end))
+                ones, its = unit(self._parts.between(at, end))
                 # Stripe by stripe, so that the rows' paths are walked side by side.
-                rows = np.ascontiguousarray(unit.transpose(1, 0, 2))
+                rows = np.ascontiguousarray(ones.transpose(1, 0, 2))
                 lengths = np.ascontiguousarray(its.T)
                 flat = rows.reshape(-1, rows.shape[2])
                 for query in range(0, len(asked), _QUERIES):
@@ -121,32 +110,15 @@ class AlignedScores:
         with single_threaded_blas() as ours:
             over_ranges(some, self.gallery, piece=_ROWS if ours else max(1, self.gallery))
 
-    def _rows(self, first: int, last: int) -> NDArray[np.float32]:
-        """The parts of some rows, copied."""
-        pieces = [
-            block[max(0, first - begin) : max(0, last - begin)].astype(np.float32)
-            for block, begin in zip(self._blocks, self._starts, strict=False)
-        ]
-        return np.concatenate(pieces)
-
-
-def _unit(parts: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Stripes (n, P, Dp) at length 1, and their squared lengths then (n, P): 1, or 0 for zeros."""
-    wide = parts.astype(np.float64)
-    lengths = np.sqrt(np.einsum("npd,npd->np", wide, wide))
-    wide /= np.where(lengths > 0, lengths, 1)[:, :, None]
-    return wide.astype(np.float32), (lengths > 0).astype(np.float32)
-
 
 def _local_bound(stripes: int, dim: int) -> float:
     """How far D_local in single precision may be from the exact one.
 
-    A squared distance of 2 − 2·product is off by 2·(Dp + 8)·2⁻²⁴ (Higham, Accuracy and Stability of
-    Numerical Algorithms, 2nd ed., eq. 3.5); its root, from _NEAR on, by that divided by √_NEAR;
+    A squared distance is off by `squared_bound`; its root, from NEAR on, by that divided by √NEAR;
     tanh(x / 2) by half of it. A path has 2P − 1 such steps and as many sums below 2P.
     """
-    squared = 2 * (dim + 8) * 2.0**-24
-    step = squared / np.sqrt(_NEAR) / 2 + _TANH_OFF
+    squared = squared_bound(dim)
+    step = squared / np.sqrt(NEAR) / 2 + _TANH_OFF
     return float((2 * stripes - 1) * (step + 2 * stripes * 2.0**-24))
 
 
@@ -160,7 +132,7 @@ def _add_paths(products, queries, own, rows, its, weight, keys):  # type: ignore
     stripes, count, _ = rows.shape
     path = np.empty((stripes, count), np.float32)
     steps = np.empty(count, np.float32)
-    near = np.float32(_NEAR)
+    near = np.float32(NEAR)
     for query in range(len(queries)):
         for i in range(stripes):
             for j in range(stripes):
@@ -173,7 +145,7 @@ def _add_paths(products, queries, own, rows, its, weight, keys):  # type: ignore
                 if small:
                     for r in range(count):
                         if steps[r] < near:
-                            steps[r] = _squared(queries[query, i], rows[j, r])
+                            steps[r] = squared_distance(queries[query, i], rows[j, r])
                 for r in range(count):
                     t = np.float32(0.25) * steps[r]
                     value = ((((((_T6 * t + _T5) * t + _T4) * t + _T3) * t + _T2) * t) + _T1) * t
@@ -190,12 +162,3 @@ def _add_paths(products, queries, own, rows, its, weight, keys):  # type: ignore
                         path[j, r] = (up if up < left else left) + steps[r]
         for r in range(count):
             keys[query, r] += weight * path[stripes - 1, r]
-
-
-@compiled(fastmath=_FAST)
-def _squared(one, other):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for d in range(len(one)):
-        difference = one[d] - other[d]
-        total += difference * difference
-    return total

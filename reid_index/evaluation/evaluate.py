@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import UsageError
 from .measures import measure, single_shot_cmc
 from .protocol import Labelled, Protocol, get_protocol, label
-from .ranks import Ranks, ranks_of_relevant, single_shot_ranks
+from .ranks import MISSED, Drops, Ranks, ranks_of_relevant, single_shot_ranks
 from .scores import MatrixScores, Scores
 
 _REPORTED = (1, 5, 10, 20)
@@ -60,22 +60,30 @@ def evaluate(
     unanswerable: str | None = None,
     at: int | None = None,
     same_item: bool = False,
+    drops: Drops | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Evaluate the scores of the rows that `label` kept.
 
     ap_rule, unanswerable: in place of the protocol's. at: cut every list at that rank.
     same_item: equal ids on both sides are the same item (both were read from one gallery), and
-    none answers itself. seed: of the samplings of a protocol that has repeats; its CMC is then of
-    one gallery item a person, its mAP and mINP of the whole gallery.
+    none answers itself. drops: what a filter takes out of each query's list; a true match among it
+    is not found at all, so AP and INP count it as missed. seed: of the samplings of a protocol that
+    has repeats; its CMC is then of one gallery item a person, its mAP and mINP of the whole
+    gallery.
 
-    Raises UsageError when no query has a match, when scores and labels differ in size, and for an
-    unknown rule; what the scores raise.
+    Raises UsageError when no query has a match, when scores and labels differ in size, for an
+    unknown rule, and for drops in a protocol that has repeats; what the scores raise.
     """
     start = time.perf_counter()
     sides = (scores, labelled.query, labelled.gallery)
     same_camera = protocol.same_camera
-    ranks = ranks_of_relevant(*sides, same_camera=same_camera, same_item=same_item)
+    if drops is not None and protocol.repeats:
+        raise UsageError(
+            f"{protocol.name} draws one gallery item a person for its CMC, which no filter by "
+            "attributes can be judged by: take another protocol"
+        )
+    ranks = ranks_of_relevant(*sides, same_camera=same_camera, same_item=same_item, drops=drops)
     ranked = time.perf_counter()
     dividing = protocol.unanswerable if unanswerable is None else unanswerable
     rule = protocol.ap_rule if ap_rule is None else ap_rule
@@ -175,7 +183,8 @@ def per_query(evaluation: Evaluation, labelled: Labelled, query_items: pa.Table)
 
     Columns: item, source, person, camera as in query_items (item: row number where it has none);
     relevant: matches there are; ap, inp, first_rank, last_rank: of the whole list, save that
-    ap is called ap@k and cut where the evaluation was; null for a query without a match.
+    ap is called ap@k and cut where the evaluation was; null for a query without a match, ranks
+    also for a match that a filter dropped.
     """
     rows = pa.array(labelled.query_rows)
     ranks, counts = evaluation.ranks, evaluation.ranks.relevant
@@ -196,7 +205,7 @@ def per_query(evaluation: Evaluation, labelled: Labelled, query_items: pa.Table)
             "relevant": counts,
             evaluation.ap_name.lower(): pa.array(evaluation.ap, mask=none),
             "inp": pa.array(evaluation.inp, mask=none),
-            "first_rank": pa.array(ends[0], mask=none),
-            "last_rank": pa.array(ends[1], mask=none),
+            "first_rank": pa.array(ends[0], mask=none | (ends[0] == MISSED)),
+            "last_rank": pa.array(ends[1], mask=none | (ends[1] == MISSED)),
         }
     )

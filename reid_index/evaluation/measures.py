@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UsageError
 from .protocol import AP_RULES, UNANSWERABLE
-from .ranks import Ranks
+from .ranks import MISSED, Ranks
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,14 @@ def measure(
     query = np.repeat(np.arange(len(relevant)), relevant)
     index = np.arange(len(query)) - ranks.offsets[query]
     precisions = _precisions(ranks.ranks, index, rule=ap_rule)
-    if at is not None:
-        precisions[ranks.ranks > at] = 0
+    last = MISSED - 1 if at is None else at
+    precisions[ranks.ranks > last] = 0
     sums = np.bincount(query, weights=precisions, minlength=len(relevant))
     ap[has] = sums[has] / relevant[has]
-    inp[has] = relevant[has] / ranks.ranks[ranks.offsets[1:][has] - 1]
-    length = min(first_ranks, int(ranks.considered.max()), first_ranks if at is None else at)
+    hardest = ranks.ranks[ranks.offsets[1:][has] - 1]
+    inp[has] = np.where(hardest < MISSED, relevant[has] / hardest, 0)
+    longest = max(1, int(ranks.considered.max()))  # a filter may have emptied every list
+    length = min(first_ranks, longest, first_ranks if at is None else at)
     first = ranks.ranks[ranks.offsets[:-1][has]]
     return Measures(
         mAP=float(ap.sum() / divisor),

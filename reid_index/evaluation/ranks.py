@@ -6,6 +6,7 @@ relevant item is scored again in double precision. The answer is that of sorting
 list by (key, item), whatever the chunk, the order of the rows or the matrix product.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +32,21 @@ _PAIRS = 2**20
 
 _LARGEST = np.finfo(np.float32).max
 
+MISSED = 2**53
+"""The rank of a relevant item that a filter dropped: it is in no list, and found at no rank."""
+
+Drops = Callable[[int, int], NDArray[np.bool_]]
+"""Which gallery items a filter drops for the queries start … stop: bool (stop − start, G), the
+caller's to write to."""
+
 
 @dataclass(frozen=True)
 class Ranks:
     """Where the relevant items of Q queries stand in their lists.
 
     offsets: int64 (Q + 1,); the ranks of query q are ranks[offsets[q] : offsets[q + 1]].
-    ranks: int64, from 1, in the list that is left after removals, ascending within a query.
-    considered: int64 (Q,), the length of that list.
+    ranks: int64, from 1, in the list that is left after removals, ascending within a query; MISSED
+    for an item that is dropped. considered: int64 (Q,), the length of that list.
     """
 
     offsets: NDArray[np.int64]
@@ -58,14 +66,16 @@ def ranks_of_relevant(
     *,
     same_camera: bool,
     same_item: bool,
+    drops: Drops | None = None,
     chunk: int = 2048,
 ) -> Ranks:
     """The rank of every gallery item of the query's person, among all that are considered.
 
     same_camera: items of the query's person and camera are not considered. same_item: nor is the
-    item of the query's person and id, which is the query itself. Every other item counts as
-    closer when its (key, item) is smaller. chunk: the most queries at a time; fewer in a large
-    gallery.
+    item of the query's person and id, which is the query itself. drops: nor are those that a
+    filter drops; but where they are of the query's person, they stay relevant, as MISSED. Every
+    other item counts as closer when its (key, item) is smaller. chunk: the most queries at a time;
+    fewer in a large gallery.
 
     Raises UsageError where the labels are not those of the scores, and what the scores raise.
     """
@@ -73,7 +83,7 @@ def ranks_of_relevant(
     step = _even_step(scores.queries, max(1, min(chunk, _KEYS // max(1, scores.gallery))))
     same = _SamePerson.of(query, gallery, same_camera=same_camera, same_item=same_item)
     parts = [
-        _ranks_of(scores, same, start, min(start + step, scores.queries))
+        _ranks_of(scores, same, start, min(start + step, scores.queries), drops)
         for start in range(0, scores.queries, step)
     ]
     counts = np.concatenate([part.relevant for part in parts])
@@ -142,13 +152,25 @@ class _SamePerson:
         return queries, rows, removed
 
 
-def _ranks_of(scores: Scores, same: _SamePerson, start: int, stop: int) -> Ranks:
+def _ranks_of(
+    scores: Scores, same: _SamePerson, start: int, stop: int, drops: Drops | None
+) -> Ranks:
     """The ranks of the queries start … stop."""
     queries, rows, removed = same.pairs(start, stop)
     keys, bounds = scores.chunk(start, stop)
     keys[queries - start, rows] = np.inf  # neither removed nor relevant items are counted below
-    considered = scores.gallery - np.bincount(queries[removed] - start, minlength=stop - start)
+    removing, removed_rows = queries[removed], rows[removed]
+    away = np.bincount(removing - start, minlength=stop - start)
     queries, rows = queries[~removed], rows[~removed]
+    missed = np.empty(0, np.int64)
+    if drops is not None:
+        dropped = drops(start, stop)
+        keys[dropped] = np.inf
+        dropped[removing - start, removed_rows] = True
+        away = np.count_nonzero(dropped, axis=1)
+        gone = dropped[queries - start, rows]
+        missed = queries[gone] - start
+        queries, rows = queries[~gone], rows[~gone]
     key, item = scores.exact(queries, rows), same.gallery.item[rows]
     order = np.lexsort((item, key, queries))
     of, key, item = queries[order] - start, key[order], item[order]
@@ -165,7 +187,12 @@ def _ranks_of(scores: Scores, same: _SamePerson, start: int, stop: int) -> Ranks
         items = same.gallery.item[some_rows]
         relevant.count_closer_of(keys[some, some_rows], some, exact, items, closer)
     before = np.arange(len(key)) - np.repeat(relevant.offsets[:-1], counts)
-    return Ranks(relevant.offsets, 1 + before + closer, considered)
+    ranks = np.concatenate([1 + before + closer, np.full(len(missed), MISSED)])
+    if len(missed):
+        of = np.concatenate([of, missed])
+        ranks = ranks[np.lexsort((ranks, of))]
+        counts = np.bincount(of, minlength=stop - start)
+    return Ranks(_offsets(counts), ranks, scores.gallery - away)
 
 
 @dataclass(frozen=True)

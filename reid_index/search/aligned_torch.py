@@ -32,7 +32,7 @@ def local_distances_torch(
 
     Raises DimensionMismatch, MissingExtra without torch, UsageError for a device that is not there.
     """
-    place = _device(device)
+    place = device_of(device)
     import torch
 
     asked, there = torch.as_tensor(queries), torch.as_tensor(candidates)
@@ -42,7 +42,7 @@ def local_distances_torch(
             "same P and Dp are needed"
         )
     with torch.no_grad(), torch.autocast(place.type, enabled=False):
-        asked, there = _unit(asked.to(place)), _unit(there.to(place))
+        asked, there = at_length_1(asked.to(place)), at_length_1(there.to(place))
         found = torch.empty(len(asked), len(there), dtype=torch.float32, device=place)
         stripes = asked.shape[1]
         rows = max(1, _ROOM // max(1, stripes * stripes * len(asked)))
@@ -51,7 +51,8 @@ def local_distances_torch(
     return found
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name, which is there. Raises MissingExtra, UsageError."""
     try:
         import torch
     except ImportError:
@@ -66,8 +67,8 @@ def _device(name: str) -> torch.device:
         raise UsageError(f"no parts can be compared on {name!r}: {reason}") from None
 
 
-def _unit(parts: torch.Tensor) -> torch.Tensor:
-    """Each stripe at length 1; those of zeros as they are."""
+def at_length_1(parts: torch.Tensor) -> torch.Tensor:
+    """Each part of (n, P, Dp), in double precision; those of zeros as they are."""
     import torch
 
     wide = parts.to(torch.float64)

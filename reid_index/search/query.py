@@ -19,7 +19,7 @@ from ..store.deletions import Live
 from ..store.items import STANDARD
 from .coattention import Coattending
 from .knn import Neighbours, Rows, nearest
-from .matching import Matching, check_shortlist, refuse_parts
+from .matching import AskedParts, Matching, check_shortlist, refuse_parts
 from .oracle import best_first, score
 from .query_vectors import query_batch, query_vectors
 from .result import Match, Result
@@ -108,6 +108,7 @@ def answer(
     threshold: float | None,
     combine: str,
     parts: ArrayLike | None,
+    visible: ArrayLike | None,
     how: How,
     agreement: Agreement | None = None,
     reranker: Callable[[], Reranker] | None = None,
@@ -119,7 +120,8 @@ def answer(
     if reranker is not None and not how.is_plain:
         raise UsageError("re-ranking is exact and on the processor: leave recall and device out")
     vectors = query_vectors(query, dim=searched.dim, metric=searched.metric, combine=combine)
-    asked = _asked(searched, parts, queries=np.atleast_2d(np.asarray(query)).shape[0])
+    pictures = np.atleast_2d(np.asarray(query)).shape[0]
+    asked = _asked(searched, parts, visible, queries=pictures)
     if asked is not None and reranker is not None:
         raise UsageError(
             "re-ranking goes by vectors alone, and this gallery compares parts, too: leave it out"
@@ -185,6 +187,7 @@ def answers(
     not_camera: Sequence[int],
     threshold: float | None,
     parts: ArrayLike | None,
+    visible: ArrayLike | None,
     how: How,
     agreement: Agreement | Sequence[Agreement | None] | None = None,
 ) -> list[Result]:
@@ -192,7 +195,7 @@ def answers(
     _check(k, threshold)
     check_shortlist(how.shortlist)
     vectors = query_batch(queries, dim=searched.dim, metric=searched.metric)
-    asked = _asked(searched, parts, queries=len(vectors))
+    asked = _asked(searched, parts, visible, queries=len(vectors))
     if asked is not None and how.shortlist is None:
         raise UsageError("to compare all that is allowed is for single queries: see search")
     want = k if asked is None else max(k, how.shortlist or 0)
@@ -222,19 +225,19 @@ def answers(
             searched,
             one.neighbours,
             vector[None],
-            its[None],
+            asked.of(place),
             k=k,
             threshold=threshold,
             times=dict(one.seconds),
             agreed=one.agreed,
         )
-        for one, vector, its in zip(found, vectors, asked, strict=True)
+        for place, (one, vector) in enumerate(zip(found, vectors, strict=True))
     ]
 
 
 def _asked(
-    searched: Searched, parts: ArrayLike | None, *, queries: int
-) -> NDArray[np.float32] | None:
+    searched: Searched, parts: ArrayLike | None, visible: ArrayLike | None, *, queries: int
+) -> AskedParts | None:
     """The parts of so many pictures, None where none are compared. Raises UsageError where there
     are none and should be, or the other way round, and what `Matching.asked` raises."""
     if searched.coattending is not None:
@@ -243,9 +246,9 @@ def _asked(
             "ask by Gallery.search_videos, or for the nearest by vectors alone (Gallery.nearest)"
         )
     if searched.matching is None:
-        refuse_parts(parts)
+        refuse_parts(parts, visible)
         return None
-    return searched.matching.asked(parts, queries=queries)
+    return searched.matching.asked(parts, visible, queries=queries)
 
 
 def _shortlisted(
@@ -275,7 +278,7 @@ def _matched(
     searched: Searched,
     found: Neighbours,
     vectors: NDArray[np.float32],
-    asked: NDArray[np.float32],
+    asked: AskedParts,
     *,
     k: int,
     threshold: float | None,

@@ -78,6 +78,30 @@ def checked_parts(
     return array
 
 
+def checked_visible(
+    visible: ArrayLike | None, manifest: Manifest, *, parts: NDArray[np.generic] | None
+) -> NDArray[np.generic] | None:
+    """Which of those parts (n, P, Dp) are to be seen, as an array (n, P); None where the gallery
+    does not ask, or all are.
+
+    Raises UsageError where its matcher does not ask and it is given, DimensionMismatch.
+    """
+    if visible is None:
+        return None
+    if manifest.matcher is None or not manifest.matcher.has_visible or parts is None:
+        raise UsageError(
+            f"this gallery compares items by {told(manifest.matcher)}, so which parts are visible "
+            "says nothing: leave it out, or make a gallery with the matcher visibility"
+        )
+    array = as_visible(visible)
+    if array.shape != parts.shape[:2]:
+        raise DimensionMismatch(
+            f"visible of the shape {array.shape} for parts of the shape {parts.shape}: "
+            f"{parts.shape[:2]} is needed"
+        )
+    return array
+
+
 def checked_frames(
     frames: SegmentFrames | None, manifest: Manifest, *, rows: int
 ) -> SegmentFrames | None:
@@ -119,16 +143,29 @@ def as_parts(parts: ArrayLike) -> NDArray[np.generic]:
     return array
 
 
+def as_visible(visible: ArrayLike) -> NDArray[np.generic]:
+    """What says which parts are to be seen, as an array of real numbers, of any shape. Raises
+    UsageError."""
+    try:
+        array = np.asarray(visible)
+    except ValueError as error:
+        raise UsageError(f"visible is 0 or 1 for each part of each item: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise UsageError(f"visible must be 0 and 1, or False and True, got {array.dtype}")
+    return array
+
+
 def of_rows(
     vectors: NDArray[np.generic],
     items: pa.Table,
     *,
     parts: NDArray[np.generic] | None,
+    visible: NDArray[np.generic] | None,
     frames: SegmentFrames | None,
     root: Path | str,
 ) -> NewShard:
-    """A new shard of vectors (n, D), their parts (n, P, Dp) or frames, if there are any, and their
-    items. Raises BadItems for a root that no file can hold."""
+    """A new shard of vectors (n, D), their parts (n, P, Dp), which of these are visible (n, P), or
+    frames, if there are any, and their items. Raises BadItems for a root that no file can hold."""
     folder_of_sources = str(root)
     if not _is_utf8(folder_of_sources):
         raise BadItems(f"root {folder_of_sources!r} is not UTF-8, so no gallery can hold it")
@@ -136,6 +173,8 @@ def of_rows(
     arrays = {"global": vectors}
     if parts is not None:
         arrays["parts"] = parts
+    if visible is not None:
+        arrays["visible"] = visible
     if frames is not None:
         arrays |= frames.arrays
 
@@ -221,7 +260,7 @@ def append(writer: Writer, write: NewShard, *, key: str | None = None) -> None:
         shard = open_shard(folder)
         columns = check_alike(
             shard,
-            columns=_columns(writer),
+            columns=columns_of_gallery(writer),
             beside=open_shard(writer.gallery / present.folders[-1]) if present.shards else None,
             of=writer.gallery,
         )
@@ -235,8 +274,9 @@ def append(writer: Writer, write: NewShard, *, key: str | None = None) -> None:
         )
 
 
-def _columns(writer: Writer) -> dict[str, str]:
-    """Those of the gallery; galleries of older formats do not list them."""
+def columns_of_gallery(writer: Writer) -> dict[str, str]:
+    """The columns of the present generation and their types as text; galleries of older formats do
+    not list them."""
     if writer.present.columns is not None:
         return dict(writer.present.columns)
     columns: dict[str, str] = {}

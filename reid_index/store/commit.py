@@ -27,10 +27,12 @@ from ..errors import (
 from .lease import Lease
 from .manifest import (
     DELETIONS,
+    OVERLAYS,
     AttachedEntry,
     DeletedEntry,
     FileEntry,
     Manifest,
+    OverlayEntry,
     Past,
     Previous,
     ShardEntry,
@@ -38,7 +40,7 @@ from .manifest import (
     from_json,
     to_json,
 )
-from .shard import FORMAT, MATCHER, OF_SEGMENTS, check_format
+from .shard import FORMAT, MATCHER, OF_SEGMENTS, OF_VISIBLE, check_format
 
 _LARGEST_CURRENT = 2**16
 """Bytes of CURRENT that are read: a newer format may say more in it than this one's 200."""
@@ -81,7 +83,8 @@ def _too_fast(gallery: Path) -> CorruptGallery:
 
 
 def read_current(gallery: Path, *, writing: bool = False) -> Manifest:
-    """The present manifest, its own checksum and the size of every file of the shards checked.
+    """The present manifest, its own checksum and the size of every file of the shards and overlays
+    checked.
     Those of an attachment are checked when it is used: without it the gallery is whole.
 
     writing: the caller is going to commit the next one, which would drop fields that only a newer
@@ -158,8 +161,9 @@ def _read_present(gallery: Path, content: bytes) -> Manifest:
         raise CorruptGallery(f"{path}: the field {error} is missing; restore it") from None
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
-    for shard in manifest.shards:
-        wrong = wrong_size(gallery, shard)
+    needed: tuple[Listed, ...] = (*manifest.shards, *manifest.overlays)
+    for listed in needed:
+        wrong = wrong_size(gallery, listed)
         if wrong:
             raise CorruptGallery(f"{wrong}: restore it from a copy")
     return manifest
@@ -180,12 +184,16 @@ def _read_json(path: Path, sha256: str | None) -> Any:
     if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
         raise ValueError("its bytes have changed since it was written (sha256 differs)")
     data = json.loads(raw)
-    check_format(data, path, known=[DELETIONS, MATCHER, OF_SEGMENTS])
+    check_format(data, path, known=[DELETIONS, OVERLAYS, MATCHER, OF_SEGMENTS, OF_VISIBLE])
     return data
 
 
-def wrong_size(gallery: Path, listed: ShardEntry | AttachedEntry) -> str | None:
-    """Which file of a shard or attachment is gone or of another size, in words, if any is."""
+Listed = ShardEntry | AttachedEntry | OverlayEntry
+"""What a manifest lists files of."""
+
+
+def wrong_size(gallery: Path, listed: Listed) -> str | None:
+    """Which file of what is listed is gone or of another size, in words, if any is."""
     for file, entry in files_of(gallery, listed):
         size = file.stat().st_size if file.is_file() else None
         if size is None:
@@ -195,17 +203,31 @@ def wrong_size(gallery: Path, listed: ShardEntry | AttachedEntry) -> str | None:
     return None
 
 
-def files_of(gallery: Path, listed: ShardEntry | AttachedEntry) -> Iterator[tuple[Path, FileEntry]]:
-    """The files of a shard or attachment, its deletions too, with what each should be."""
+def files_of(gallery: Path, listed: Listed) -> Iterator[tuple[Path, FileEntry]]:
+    """The files of a shard, its deletions too, of an attachment, or the one of an overlay, with
+    what each should be."""
+    if isinstance(listed, OverlayEntry):
+        yield gallery / listed.file, listed.entry
+        return
     for name, entry in listed.files.items():
         yield gallery / listed.folder / name, entry
     if isinstance(listed, ShardEntry) and listed.deleted is not None:
         yield gallery / listed.deleted.file, listed.deleted.entry
 
 
+def read_listed(path: Path, entry: FileEntry) -> bytes:
+    """The bytes of a listed file, every one of them checked. Raises OSError, ValueError where they
+    are not those."""
+    with path.open("rb") as file:
+        content = file.read(entry.size + 1)
+    if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise ValueError("its bytes have changed since it was written")
+    return content
+
+
 def listed_files(gallery: Path, manifest: Manifest) -> Iterator[tuple[Path, FileEntry]]:
     """Every file that the manifest lists, with what it should be."""
-    folders: tuple[ShardEntry | AttachedEntry, ...] = (*manifest.shards, *manifest.attached)
+    folders: tuple[Listed, ...] = (*manifest.shards, *manifest.overlays, *manifest.attached)
     for listed in folders:
         yield from files_of(gallery, listed)
 

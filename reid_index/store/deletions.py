@@ -6,7 +6,6 @@ stored ones, all that the shards hold, in order; and the gallery's, those not de
 anyone outside sees.
 """
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptGallery
-from .manifest import FileEntry, Manifest, ShardEntry
+from .commit import read_listed
+from .manifest import Manifest, ShardEntry
 
 
 class Live:
@@ -90,7 +90,7 @@ def read_deleted(gallery: Path, shard: ShardEntry) -> NDArray[np.bool_] | None:
         return None
     path = gallery / shard.deleted.file
     try:
-        deleted = unpack(_checked(path, shard.deleted.entry), shard.rows)
+        deleted = unpack(read_listed(path, shard.deleted.entry), shard.rows)
         count = np.count_nonzero(deleted)
         if count != shard.deleted.rows:
             raise ValueError(f"it deletes {count} rows, the manifest says {shard.deleted.rows}")
@@ -99,14 +99,6 @@ def read_deleted(gallery: Path, shard: ShardEntry) -> NDArray[np.bool_] | None:
     except ValueError as error:
         raise CorruptGallery(f"{path}: {error}; restore it from a copy") from None
     return deleted
-
-
-def _checked(path: Path, entry: FileEntry) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(entry.size + 1)
-    if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise ValueError("its bytes have changed since it was written")
-    return content
 
 
 def read_live(gallery: Path, manifest: Manifest) -> Live:

@@ -7,9 +7,11 @@ if they are of a type that can be filtered on.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..attributes import CONFIDENCE, PREFIX
 from ..errors import BadItems
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -143,6 +145,55 @@ def _extra_type(name: str, kind: pa.DataType) -> pa.DataType:
     raise BadItems(
         f"items: column {name!r} holds {kind}; columns can hold text, numbers, true/false, times "
         "or lists of text: convert or drop it"
+    )
+
+
+def sound_attributes(table: pa.Table) -> pa.Table:
+    """A conformed table whose sets of an attribute's words are sorted, have each once, and are null
+    where they were empty. Raises BadItems for a confidence that is not from 0 to 1."""
+    for at, name in enumerate(table.column_names):
+        column = table[name]
+        if not name.startswith(PREFIX):
+            continue
+        if name.endswith(CONFIDENCE):
+            check_confidences(name, column)
+        elif pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+            table = table.set_column(at, name, sorted_sets(column))
+    return table
+
+
+def check_confidences(name: str, column: pa.ChunkedArray) -> None:
+    """Raise BadItems unless all numbers of a column are from 0 to 1, those that are known."""
+    inside = pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, 1))  # NaN is neither
+    if not pc.all(inside, min_count=0).as_py():
+        row = pc.index(inside, False).as_py()
+        raise BadItems(
+            f"items: column {name!r} holds {column[row].as_py():g} in row {row} (from 0): a "
+            "confidence is a number from 0 to 1"
+        )
+
+
+def sorted_sets(column: pa.ChunkedArray) -> pa.Array:
+    """Sets of words (a list of string for each row), sorted, each word once; null for empty ones,
+    as that is unknown. Raises BadItems for a set with an unknown or an empty word in it."""
+    lists = column.combine_chunks()
+    words = pc.list_flatten(lists).dictionary_encode()
+    texts = words.dictionary
+    if words.null_count or pc.any(pc.equal(texts, ""), min_count=0).as_py():
+        raise BadItems("items: a set of words has an empty one: leave it out")
+    order = pc.array_sort_indices(texts).to_numpy()
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    rows = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+    keys = np.sort(rows * len(order) + rank[words.indices.to_numpy()])
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # np.unique takes ten times as long
+    lengths = np.bincount(keys // max(1, len(order)), minlength=len(lists))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets),
+        texts.take(pa.array(order[keys % max(1, len(order))])),
+        type=pa.list_(pa.string()),
+        mask=pa.array(lengths == 0),
     )
 
 

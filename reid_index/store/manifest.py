@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from ..attributes import check_name, columns_of
+from ..errors import UsageError
 from ..fingerprint import Fingerprint
 from ..matcher import Matcher
 from ..metric import Metric
@@ -16,6 +18,12 @@ from .shard import FORMAT, matcher_from_json, required_by
 
 DELETIONS = "deletions"
 """What a reader must know of to read a manifest with deleted rows."""
+
+OVERLAYS = "overlays"
+"""The same of one with overlays: by the shards alone its items would have other attributes."""
+
+CLEARED = "cleared"
+"""The kind of an event by which attributes were taken back."""
 
 _MOST = 2**48
 """Counts and sizes of more than this are not believed."""
@@ -84,6 +92,25 @@ class AttachedEntry:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverlayEntry:
+    """What was said of items' attributes after they were added, as a manifest lists it; see
+    overlays.py.
+
+    file: relative to the gallery. rows: how many items it speaks of. attributes: which.
+    """
+
+    file: str
+    rows: int
+    attributes: tuple[str, ...]
+    entry: FileEntry
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of its attributes."""
+        return tuple(column for name in self.attributes for column in columns_of(name))
+
+
 @dataclass(frozen=True)
 class Previous:
     """The manifest of the generation before, so that the history can be checked too."""
@@ -96,8 +123,10 @@ class Previous:
 class Event:
     """What made a generation: never whom or what it was about, as that outlives erasure.
 
-    what: "create", "add", "delete", "compact", "rebuild", "attach", "detach"; "unknown" in old
-    formats. rows: added, deleted, or removed for good. kind: of the attachment.
+    what: "create", "add", "delete", "compact", "rebuild", "attach", "detach", "attributes";
+    "unknown" in old formats. rows: added, deleted, or removed for good; of attributes the items
+    that something was said of, or taken back. kind: of the attachment; CLEARED where attributes
+    were taken back.
     """
 
     what: str
@@ -137,11 +166,12 @@ class Manifest:
         object, never interpreted here.
     next_item: the smallest item id not given yet.
     attached: what was made from the shards and is kept with them; later generations carry it on.
+    overlays: what was said of attributes since, oldest first.
     created: when this generation was committed, UTC. event: what made it.
     previous: filled in by `commit`; None in the first generation, and after a compaction.
     history: the generations whose manifests compaction has removed, oldest first.
-    columns: the items' columns in all shards together, and their types as Arrow writes them; so
-        that rows can be added without a look at what is there. None in formats before 1.3.
+    columns: the items' columns in all shards and overlays together, and their types as Arrow writes
+        them; so that rows can be added without a look at what is there. None in formats before 1.3.
     keys: digests of the keys by which additions are known again.
     owed: attachments that are to be made again, of kinds that are not attached.
     identity: what tells the gallery from others, the same in its copies: 32 hex digits; None in
@@ -158,6 +188,7 @@ class Manifest:
     next_item: int
     shards: tuple[ShardEntry, ...]
     attached: tuple[AttachedEntry, ...] = ()
+    overlays: tuple[OverlayEntry, ...] = ()
     previous: Previous | None = None
     event: Event = Event(what="unknown")
     history: tuple[Past, ...] = ()
@@ -258,12 +289,22 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
             }
             for attached in manifest.attached
         ],
+        "overlays": [
+            {
+                "file": overlay.file,
+                "rows": overlay.rows,
+                "attributes": list(overlay.attributes),
+                **_file_to_json(overlay.entry),
+            }
+            for overlay in manifest.overlays
+        ],
     }
 
 
 def requirements(manifest: Manifest) -> list[str]:
     """What a reader must know of."""
-    return [DELETIONS] * (manifest.deleted > 0) + required_by(manifest.matcher)
+    needed = {DELETIONS: manifest.deleted > 0, OVERLAYS: len(manifest.overlays) > 0}
+    return [name for name, is_needed in needed.items() if is_needed] + required_by(manifest.matcher)
 
 
 def _event_to_json(event: Event) -> dict[str, Any]:
@@ -308,6 +349,8 @@ def from_json(data: Any) -> Manifest:
         shards=tuple(_shard_from_json(shard) for shard in data["shards"]),
         # Format 1.0 has none.
         attached=tuple(_attached_from_json(entry) for entry in data.get("attached", ())),
+        # Formats before 1.6 have none.
+        overlays=tuple(_overlay_from_json(entry) for entry in data.get("overlays", ())),
         previous=_previous_from_json(data["previous"]),
         # Formats before 1.3 have none of these.
         event=_event_from_json(data.get("event", {"what": "unknown"})),
@@ -326,6 +369,12 @@ def from_json(data: Any) -> Manifest:
         raise ValueError(f"it lists vectors of {manifest.dim} dimensions in {manifest.dtype}")
     if len(set(manifest.folders)) < len(manifest.shards):
         raise ValueError("it lists a shard twice")
+    if len({overlay.file for overlay in manifest.overlays}) < len(manifest.overlays):
+        raise ValueError("it lists an overlay twice")
+    for overlay in manifest.overlays:
+        missing = [name for name in overlay.columns if name not in (manifest.columns or {})]
+        if missing:
+            raise ValueError(f"{overlay.file} has {missing[0]}, and its columns have not")
     return manifest
 
 
@@ -415,6 +464,23 @@ def _attached_from_json(data: Any) -> AttachedEntry:
         files=_files_from_json(data),
         about=dict(data.get("about", {})),  # formats before 1.2 have none
     )
+
+
+def _overlay_from_json(data: Any) -> OverlayEntry:
+    file, names = _inside(data["file"], r"overlays/[0-9]+\.parquet"), data["attributes"]
+    try:
+        if (
+            not isinstance(names, list)
+            or not names
+            or len(set(map(check_name, names))) < len(names)
+        ):
+            raise ValueError(f"the attributes of {file} are none, or not told apart")
+    except UsageError as error:
+        raise ValueError(f"{file}: {error}") from None
+    rows = _count(data["rows"])
+    if rows == 0:
+        raise ValueError(f"{file} speaks of no item")
+    return OverlayEntry(file=file, rows=rows, attributes=tuple(names), entry=_file_from_json(data))
 
 
 def _inside(path: Any, pattern: str) -> str:

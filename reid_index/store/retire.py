@@ -6,9 +6,9 @@ from pathlib import Path
 from .. import files
 from .commit import earlier_manifests, lost_before, read_earlier
 from .lease import Held, holders, is_held
-from .manifest import Manifest
+from .manifest import CLEARED, Manifest
 
-KEPT_IN = ("shards", "attached", "deleted")
+KEPT_IN = ("shards", "attached", "deleted", "overlays")
 """The folders whose entries are named by the generation that wrote them, and listed by manifests.
 """
 
@@ -25,7 +25,8 @@ def sweep(gallery: Path, present: Manifest) -> None:
         is_temporary = path.name.startswith(".") and path.name.endswith(".tmp")
         if is_temporary or (_generation_of(path) or 0) > present.generation:
             files.remove(path)
-    if present.event.what in _RETIRING:
+    event = present.event
+    if event.what in _RETIRING or (event.what == "attributes" and event.kind == CLEARED):
         retire(gallery, present)
 
 
@@ -51,14 +52,16 @@ def retire(gallery: Path, present: Manifest) -> tuple[Held, ...]:
 
 
 def _needed(gallery: Path, manifest: Manifest) -> set[Path]:
-    """What a generation lists of the folders (shards, attachments, bitmaps), its manifest, and
-    those that its history is told by: all earlier ones, where one of them is damaged."""
+    """What a generation lists of the folders (shards, attachments, bitmaps, overlays), its
+    manifest, and those that its history is told by: all earlier ones, where one of them is
+    damaged."""
     told = {path for path, _ in earlier_manifests(gallery, manifest)}
     if lost_before(gallery, manifest) is not None:
         told |= set(_manifests(gallery))
     deleted = [shard.deleted.file for shard in manifest.shards if shard.deleted is not None]
     attached = [entry.folder for entry in manifest.attached]
-    names = (manifest.file_name, *manifest.folders, *attached, *deleted)
+    overlays = [overlay.file for overlay in manifest.overlays]
+    names = (manifest.file_name, *manifest.folders, *attached, *deleted, *overlays)
     return told | {gallery / name for name in names}
 
 

@@ -36,7 +36,7 @@ from ..matcher import Matcher, told
 from ..metric import Metric
 from ..reading import PARQUET_ERRORS, ParquetTable, number, parse_json, shown, text, whole
 from .frames import OffsetCheck, offsets_of, wrong_offsets, wrong_shapes
-from .items import conform, stack, type_text
+from .items import conform, sound_attributes, stack, type_text
 from .vectors import (
     FRAMES,
     HDF5_ERRORS,
@@ -47,7 +47,7 @@ from .vectors import (
     write_vectors,
 )
 
-FORMAT = (1, 5)
+FORMAT = (1, 6)
 """Major, minor. A reader refuses a newer major; a newer minor only adds fields."""
 
 FILES = ("vectors.h5", "items.parquet", "shard.json")
@@ -59,6 +59,9 @@ items would be ranked otherwise."""
 OF_SEGMENTS = "frames"
 """What a reader must know of, too, where the matcher compares frames: to readers of format 1.4 such
 a matcher would look damaged."""
+
+OF_VISIBLE = "visibility"
+"""The same where the matcher compares only the parts that are to be seen."""
 
 _LAST_ITEM = 2**62
 """Item ids stay below: one near the end of int64 would leave no room for those that follow."""
@@ -265,8 +268,9 @@ def write_shard(
     another shard, which are already as they are to be stored: doing it twice would change last
     bits.
     items: tables whose rows add up to N, in the order of the vectors, all of one schema.
-    matcher: how the parts are compared, or the frames; it needs them, and cosine; parts all
-    visible, values as wide as `global`.
+    matcher: how the parts are compared, or the frames; it needs them, and cosine; values as wide as
+    `global`. Only one that compares what is visible may have `visible`, and where that is not given
+    all parts are.
 
     Raises NotFiniteError for NaN, Inf, a zero vector under cosine, or an overflow of dtype;
     BadItems for items that do not fit; BadShard for arrays that do not; UsageError for a matcher
@@ -282,6 +286,8 @@ def write_shard(
     if len(shape) != 2 or shape[1] < 1:
         raise BadShard(f"vectors must have the shape (rows, dim), got {shape}")
     check_matcher(matcher, metric)
+    if matcher is not None and matcher.has_visible:
+        arrays = _with_visible(arrays)
     shapes = {name: stream.shape for name, stream in arrays.items()}
     wrong = wrong_shapes(shapes, rows=shape[0]) or unmatched(matcher, shapes)
     if wrong:
@@ -336,8 +342,19 @@ def unmatched(matcher: Matcher | None, shapes: Mapping[str, Sequence[int]]) -> s
         return f"it has no parts, and its matcher ({told(matcher)}) compares them"
     if len(shapes["parts"]) != 3 or min(shapes["parts"][1:]) < 1:
         return f"parts have the shape {tuple(shapes['parts'])}, and (rows, P, Dp) is needed"
-    if "visible" in shapes:
-        return f"the matcher {matcher.name} compares all parts and knows no hidden ones (visible)"
+    if not matcher.has_visible:
+        if "visible" in shapes:
+            return (
+                f"the matcher {matcher.name} compares all parts and knows no hidden ones (visible)"
+            )
+        return None
+    if "visible" not in shapes:
+        return f"it does not say which parts are visible, and its matcher ({told(matcher)}) asks"
+    if tuple(shapes["visible"]) != tuple(shapes["parts"][:2]):
+        return (
+            f"parts and visible have the shapes {tuple(shapes['parts'])} and "
+            f"{tuple(shapes['visible'])}, and (rows, P, Dp) and (rows, P) are needed"
+        )
     return None
 
 
@@ -354,6 +371,16 @@ def _unmatched_frames(matcher: Matcher, shapes: Mapping[str, Sequence[int]]) -> 
             ", so all are the same"
         )
     return None
+
+
+def _with_visible(arrays: Mapping[str, ArrayStream]) -> Mapping[str, ArrayStream]:
+    """The arrays, and where nothing is said of their parts all of them visible."""
+    parts = arrays.get("parts")
+    if parts is None or len(parts.shape) != 3 or "visible" in arrays:
+        return arrays
+    rows, count, _ = parts.shape
+    pieces = (np.ones((min(_PIECE, rows - at), count), np.uint8) for at in range(0, rows, _PIECE))
+    return {**arrays, "visible": ArrayStream((rows, count), "uint8", pieces)}
 
 
 def _offsets(stream: ArrayStream, *, frames: int) -> Iterator[NDArray[np.generic]]:
@@ -398,7 +425,7 @@ def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
                 # Before version 26, pyarrow could not read back lists of fixed size with nulls.
                 at = table.column_names.index("box")
                 table = table.set_column(at, "box", table["box"].cast(pa.list_(pa.float32())))
-                table = _without_unused(table)
+                table = without_unused_texts(table)
                 if writer is None:
                     writer = pq.ParquetWriter(file, table.schema, compression="zstd")
                 if table.schema != writer.schema:
@@ -413,7 +440,7 @@ def _write_items(path: Path, tables: Iterable[pa.Table]) -> int:
     return rows
 
 
-def _without_unused(table: pa.Table) -> pa.Table:
+def without_unused_texts(table: pa.Table) -> pa.Table:
     """The table with no text in a dictionary that no row has: a part of a table comes with those of
     all of it, and a rest of one with those of deleted rows."""
     for at, name in enumerate(table.column_names):
@@ -497,7 +524,7 @@ def _header_to_json(header: ShardHeader) -> dict[str, Any]:
 
 
 def _header_from_json(data: Any, path: Path) -> ShardHeader:
-    check_format(data, path, known=[MATCHER, OF_SEGMENTS])
+    check_format(data, path, known=[MATCHER, OF_SEGMENTS, OF_VISIBLE])
     try:
         return ShardHeader(
             rows=whole(data["rows"], name="rows"),
@@ -522,6 +549,8 @@ def required_by(matcher: Matcher | None) -> list[str]:
     """What a reader must know of where there is such a matcher."""
     if matcher is None:
         return []
+    if matcher.has_visible:
+        return [MATCHER, OF_VISIBLE]
     return [MATCHER, OF_SEGMENTS] if matcher.of_frames else [MATCHER]
 
 
@@ -598,10 +627,11 @@ def _alike(shards: Sequence[Shard]) -> Iterator[pa.Table]:
 
 
 def numbered(tables: Iterable[pa.Table], first_item: int) -> Iterator[pa.Table]:
-    """Tables of items with ids; see `merge_shards`."""
+    """Tables of items with ids; see `merge_shards`. Raises BadItems, also for what
+    `sound_attributes` refuses."""
     taken = np.empty(0, np.int64)
     next_item = first_item
-    for table in map(conform, tables):
+    for table in map(sound_attributes, map(conform, tables)):
         given = table["item"]
         if given.null_count == table.num_rows:
             if next_item + table.num_rows > _LAST_ITEM:

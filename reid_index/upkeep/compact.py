@@ -23,9 +23,10 @@ from ..store.items import stack
 from ..store.lease import Held
 from ..store.manifest import Event, Manifest, ShardEntry
 from ..store.retire import retire
-from ..store.shard import Shard, column_types, write_shard
+from ..store.shard import Shard, write_shard
 from ..store.vectors import ArrayStream
 from ..store.writer import Writer, writing
+from .attributes import Rest, columns_with
 from .remake import Recipe, make_again, owed_without, recipes_of
 
 if TYPE_CHECKING:
@@ -137,15 +138,17 @@ def rewrite(
     *,
     progress: Callable[[int], object] = lambda _rows: None,
 ) -> None:
-    """Commit a generation without deleted rows and with fewer shards, unless there is nothing to
-    do. Attachments that cover a shard which is written again are left out, and owed.
+    """Commit a generation without deleted rows, with fewer shards and one overlay at most, unless
+    there is nothing to do. Attachments that cover a shard which is written again are left out, and
+    owed.
 
     progress is told of rows as they are written. Memory does not grow with their number, but for
-    item ids, deletions, and which frames are whose.
+    item ids, deletions, overlays, and which frames are whose.
     """
     present = writer.present
     groups = _groups(writer.gallery, present)
-    if not groups:
+    rest = Rest.of_live(writer.gallery, present)
+    if not groups and rest.is_clean:
         return
     again = {part.entry.folder for parts in groups for part in parts}
     kept = [entry for entry in present.shards if entry.folder not in again]
@@ -157,9 +160,8 @@ def rewrite(
             folder = made.enter_context(writer.making(name))
             ids = _write(folder, parts, present, progress)
             shards.append(describe_shard(writer.gallery, name, ids=ids))
-        columns: dict[str, str] = {}
-        for entry in shards:
-            columns |= column_types(shard_at(writer.gallery, entry))
+        overlays = rest.write(writer, made)
+        columns = columns_with(writer.gallery, shards, overlays, present.columns or {})
         folders = {entry.folder for entry in kept}
         attached = tuple(entry for entry in present.attached if set(entry.covers) <= folders)
         writer.commit(
@@ -167,6 +169,7 @@ def rewrite(
             forget=True,
             shards=tuple(shards),
             columns=columns,
+            overlays=overlays,
             attached=attached,
             owed=owed_without(recipes, attached),
         )

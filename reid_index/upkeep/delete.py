@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..attributes import attribute_of
 from ..errors import UsageError
 from ..files import json_bytes, remove
 from ..filters.where import compile_where
@@ -18,6 +19,7 @@ from ..store.commit import write_deleted
 from ..store.deletions import pack, read_deleted
 from ..store.items import conform, stack
 from ..store.manifest import Event, Manifest, ShardEntry, to_json
+from ..store.overlays import empty_overlay, lay_over, read_overlays
 from ..store.writer import Writer
 
 if TYPE_CHECKING:
@@ -91,12 +93,18 @@ def _rows_of_where(gallery: Path, manifest: Manifest, text: str) -> Gone:
         raise UsageError(f"a filter is text such as 'camera = 3', got {text!r}")
     where = compile_where(text)
     shards = [shard_at(gallery, entry) for entry in manifest.shards]
-    schema = stack([_NONE, *(shard.columns.empty_table() for shard in shards)]).schema
+    none = stack([_NONE, *(shard.columns.empty_table() for shard in shards)])
+    schema = lay_over(none, [empty_overlay(manifest)], of=gallery).schema
     names = where.columns(schema)
+    attributes = {name for name in map(attribute_of, names) if name is not None}
+    overlays = read_overlays(gallery, manifest, attributes=attributes)
+    # What counts of an attribute is seen by its origin, whatever is asked of it.
+    laid = ["item", *(name for name in schema.names if attribute_of(name) in attributes)]
+    needed = [*dict.fromkeys([*names, *(laid if overlays else ())])]
     gone = {}
     for place, (entry, shard) in enumerate(zip(manifest.shards, shards, strict=True)):
-        asked = stack([schema.empty_table().select(names), shard.read_columns(names)])
-        mask = where.mask(asked)
+        asked = stack([schema.empty_table().select(needed), shard.read_columns(needed)])
+        mask = where.mask(lay_over(asked, overlays, of=gallery))
         deleted = read_deleted(gallery, entry)
         rows = np.flatnonzero(mask if deleted is None else mask & ~deleted)
         if len(rows):
@@ -166,6 +174,7 @@ def _receipt(
     columns = sorted({name for shard in shards for name in shard.columns.names})
     return make_receipt(
         shards,
+        overlays=read_overlays(gallery, present),
         gone=masks,
         kept=kept,
         gallery=present.identity or "",

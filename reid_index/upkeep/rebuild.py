@@ -24,9 +24,10 @@ from ..store.items import STANDARD
 from ..store.lease import Held
 from ..store.manifest import Event, Manifest, Owed, ShardEntry
 from ..store.retire import retire
-from ..store.shard import Shard, column_types, open_shard, write_shard
+from ..store.shard import Shard, open_shard, write_shard
 from ..store.vectors import OF_FRAMES, ArrayStream
 from ..store.writer import Writer, writing
+from .attributes import Rest, columns_with
 from .compact import Compacted, Part, bytes_in, check_vectors, items_of, remake_all
 from .remake import owed_without, recipes_of
 
@@ -269,7 +270,8 @@ def _rewrite(
     which it owes."""
     present = writer.present
     shards: list[ShardEntry] = []
-    columns: dict[str, str] = {}
+    staying = [one.items for one in stored]
+    rest = Rest(writer.gallery, present, np.concatenate([np.empty(0, np.int64), *staying]))
     with ExitStack() as making:
         # Sources are relative to one folder in each shard; the order of the items stays.
         for number, (root, group) in enumerate(groupby(stored, key=lambda one: one.root)):
@@ -277,7 +279,7 @@ def _rewrite(
             folder = making.enter_context(writer.making(name))
             items = _write(folder, list(group), made, root=root, progress=progress)
             shards.append(describe_shard(writer.gallery, name, ids=items))
-            columns |= column_types(open_shard(folder))
+        overlays = rest.write(writer, making)
         writer.commit(
             Event(what="rebuild", rows=present.stored - sum(shard.rows for shard in shards)),
             forget=True,
@@ -288,7 +290,8 @@ def _rewrite(
             matcher=made.header.matcher,
             recipe=dict(recipe),
             shards=tuple(shards),
-            columns=columns,
+            columns=columns_with(writer.gallery, shards, overlays, present.columns or {}),
+            overlays=overlays,
             attached=(),
             owed=owed,
         )

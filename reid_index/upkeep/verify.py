@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import CorruptGallery, GalleryLocked, MissingExtra, ReidIndexError
 from ..files import sha256_file
@@ -20,6 +21,7 @@ from ..gallery import Gallery
 from ..store.append import shard_at
 from ..store.attached import made_again
 from ..store.commit import (
+    Listed,
     earlier_generations,
     earlier_manifests,
     files_of,
@@ -30,7 +32,15 @@ from ..store.commit import (
 from ..store.deletions import read_deleted
 from ..store.items import type_text
 from ..store.lease import is_held
-from ..store.manifest import AttachedEntry, FileEntry, Manifest, ShardEntry, manifest_name
+from ..store.manifest import (
+    AttachedEntry,
+    FileEntry,
+    Manifest,
+    OverlayEntry,
+    ShardEntry,
+    manifest_name,
+)
+from ..store.overlays import read_overlay, wrong_cells
 from ..store.retire import KEPT_IN
 from ..store.shard import Shard
 from ..store.vectors import stored_type
@@ -71,10 +81,10 @@ def verify_gallery(
 
     Compares every byte of every file that the gallery's generation and the manifests before it
     list with its sha256; then every count with every other: rows of the manifest, the shards'
-    headers, arrays and items, deleted rows, columns, item ids, history, and what the attachments
-    were made from; that all vectors are finite and as long as the headers say. What Faiss has to
-    read is left out where it is not installed. What can be made again is said with the command
-    that does. progress is told of bytes as they are read.
+    headers, arrays and items, deleted rows, what overlays say, columns, item ids, history, and what
+    the attachments were made from; that all vectors are finite and as long as the headers say.
+    What Faiss has to read is left out where it is not installed. What can be made again is said
+    with the command that does. progress is told of bytes as they are read.
     """
     return [finding.line for finding in _findings(gallery, progress)]
 
@@ -130,8 +140,9 @@ def _try_again(gallery: Gallery, entry: AttachedEntry) -> str | None:
 def _findings(gallery: Gallery, progress: _Progress) -> list[_Finding]:
     path, manifest = gallery.path, gallery.manifest
     found = []
-    for shard in manifest.shards:
-        lines = _check_files(files_of(path, shard), progress)
+    needed: tuple[Listed, ...] = (*manifest.shards, *manifest.overlays)
+    for listed in needed:
+        lines = _check_files(files_of(path, listed), progress)
         found += [_Finding(line, _ROWS) for line in lines]
     for entry in manifest.attached:
         lines = _check_files(files_of(path, entry), progress)
@@ -228,10 +239,35 @@ def _check_rows(path: Path, manifest: Manifest) -> list[str]:
     given = np.concatenate(ids)
     if len(np.unique(given)) != len(given):
         lines.append(f"{path}: an item id is given twice")
+    lines += _check_overlays(path, manifest, given)
     if given.min(initial=0) < 0:
         lines.append(f"{path}: an item id is below 0")
     if given.max(initial=-1) >= manifest.next_item:
         lines.append(f"{path}: an item id is beyond the next one to be given")
+    return lines
+
+
+def _check_overlays(path: Path, manifest: Manifest, items: NDArray[np.int64]) -> list[str]:
+    """What overlays say, and of which of the items that are stored."""
+    lines = []
+    for entry in manifest.overlays:
+        file = path / entry.file
+        try:
+            overlay = read_overlay(path, entry)
+        except CorruptGallery as error:
+            lines.append(str(error))
+            continue
+        wrong = wrong_cells(overlay)
+        if wrong:
+            lines.append(f"{file}: {wrong}")
+        if not np.isin(overlay["item"].to_numpy(), items).all():
+            lines.append(f"{file}: it speaks of items that are not there")
+        lines += [
+            f"{file}: column {column.name!r} is {type_text(column.type)}, in the manifest "
+            f"{(manifest.columns or {}).get(column.name, 'missing')}"
+            for column in overlay.schema
+            if (manifest.columns or {}).get(column.name) != type_text(column.type)
+        ]
     return lines
 
 
@@ -421,16 +457,16 @@ def _unlisted(folder: Path, listed: set[Path], around: set[Path]) -> Iterator[Pa
 
 
 def _needed_before(path: Path, manifest: Manifest, linked: set[Path]) -> dict[Path, _Needed]:
-    """What earlier generations need: manifests, shards, attachments, deletions. linked: the
-    manifests before this one."""
+    """What earlier generations need: manifests, shards, overlays, attachments, deletions. linked:
+    the manifests before this one."""
     found: dict[Path, _Needed] = {}
     for earlier in (*earlier_generations(path, manifest), *_unlinked(path, manifest, linked)):
         parts = {path / earlier.file_name}
-        folders: tuple[ShardEntry | AttachedEntry, ...] = (*earlier.shards, *earlier.attached)
-        for listed in folders:
+        every: tuple[Listed, ...] = (*earlier.shards, *earlier.overlays, *earlier.attached)
+        for listed in every:
             for file, entry in files_of(path, listed):
-                folder = path / listed.folder
-                part = folder if file.parent == folder else file
+                folder = None if isinstance(listed, OverlayEntry) else path / listed.folder
+                part = folder if folder is not None and file.parent == folder else file
                 parts.add(part)
                 found.setdefault(part, _Needed()).files[file] = entry
         for part in parts:

@@ -126,6 +126,28 @@ def make_1_5(path: Path) -> None:
     gallery.close()
 
 
+def make_1_6(path: Path) -> None:
+    """A gallery of which something was said later: by a model, before items were compacted away,
+    then of others that were added, and by a person; one of these was deleted since."""
+    gallery = _created(path, metric="cosine", dtype="float32")
+    _add(gallery, 0, 14)
+    _add(gallery, 14, 24, key="the second night")
+    _attach_calibration(gallery)
+    _say(gallery, range(24), world.by_model, origin=world.MODEL)
+    gallery.delete(items=[3, 9])
+    gallery.compact()
+    _add(gallery, 24, 29)
+    _say(gallery, range(24, 29), world.by_model, origin=world.MODEL)
+    _say(gallery, [number for number in range(29) if number not in (3, 9)], world.by_person)
+    gallery.delete(items=[26])
+    gallery.close()
+
+
+def _say(gallery: Gallery, numbers: Any, say: Any, *, origin: str = "person") -> None:
+    said = [{"item": n, **say(n)} for n in numbers if say(n) is not None]
+    gallery.set_attributes(said, origin=origin)
+
+
 def _add_segments(gallery: Gallery, start: int, stop: int, **options: Any) -> None:
     from reid_index import SegmentFrames
 
@@ -230,6 +252,7 @@ def main(version: str, path: Path) -> None:
         "1.3": make_1_3,
         "1.4": make_1_4,
         "1.5": make_1_5,
+        "1.6": make_1_6,
     }
     make[version](path)
     (path / "lock").unlink()
