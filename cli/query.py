@@ -236,6 +236,7 @@ def command(
         position=position,
         weights=weights,
         attributes=attributes,
+        predict=filtering is not None,
         root=root,
         device=device,
     )
@@ -265,16 +266,16 @@ def command(
     )
     from .formats import csv_text, jsonl, named_attributes, table
 
-    attributes = named_attributes(where, opened.items.schema)
-    if result.agreed is not None:
-        used = (one.name for one in result.agreed.attributes if one.unused is None)
-        attributes = list(dict.fromkeys([*attributes, *used]))
+    named = named_attributes(where, opened.items.schema)
     hidden = None
     if form == "html":
         from .item_sheet import item_sheet
 
         rules = {"where": where or "everything", "not camera": ", ".join(not_camera) or "-"}
+        shown = named
         if result.agreed is not None:
+            used = (one.name for one in result.agreed.attributes if one.unused is None)
+            shown = list(dict.fromkeys([*named, *used]))
             dropped, of = result.agreed.dropped, result.agreed.allowed
             rules["auto-filter"] = f"{dropped:,} of {of:,} items dropped"
         text, hidden = item_sheet(
@@ -284,7 +285,7 @@ def command(
             label=looked_for.label,
             person=person or looked_for.person,
             is_described=False,
-            attributes=attributes,
+            attributes=shown,
             title=title or f"{looked_for.label} in {opened.path.absolute().name}",
             rules=rules,
             root=root,
@@ -294,7 +295,7 @@ def command(
     elif form == "jsonl":
         text = jsonl(result)
     else:
-        text = table(result, attributes=attributes)
+        text = table(result, attributes=named)
     _write(text, out)
     notes = [result.fallback, result.note, hidden]
     if rerank and not explain:
@@ -361,6 +362,7 @@ def _target(
     position: int | None,
     weights: Path | None,
     attributes: Path | None,
+    predict: bool,
     root: Path | None,
     device: str,
 ) -> "Target":
@@ -380,6 +382,7 @@ def _target(
         position=position,
         weights=weights,
         attributes=attributes,
+        predict=predict,
         device=device,
     )
 

@@ -18,7 +18,15 @@ _OF_TARGETS = (
     *("box", "boxes", "position", "combine", "false_match_rate", "recall", "exact", "shortlist"),
     *("tracks", "track", "segment", "stride", "aggregate", "proportion"),
     *("rerank", "k1", "k2", "lambda_", "rerank_graph", "person"),
-    *("auto_filter", "filter_at", "no_filter_by", "weights", "device", "search_device"),
+    *(
+        "auto_filter",
+        "filter_at",
+        "no_filter_by",
+        "weights",
+        "attributes",
+        "device",
+        "search_device",
+    ),
 )
 """Parameters of `reid query` that say nothing where there is no target."""
 

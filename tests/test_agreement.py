@@ -313,10 +313,14 @@ def test_as_many_agreements_as_queries(gallery: Gallery) -> None:
         (["yes"], None, ("yes", 1.0)),
         ([None, "no"], [0.9, 0.75], ("no", 0.75)),
         (["yes", "yes", "no", None], [0.75, 0.5, 1.0, None], ("yes", 1.25 / 3)),
-        (["yes", "no"], [0.5, 0.5], ("no", 0.25)),
+        (["yes", "no"], [0.5, 0.5], ("yes", 0.25)),
         ([["red", "black"]], [0.75], (("black", "red"), 0.75)),
-        ([["red", "black"], ["red"]], [0.75, 0.5], (("red",), 0.625)),
-        ([["red"], [], ["blue"]], [0.75, 1.0, 0.5], (("red",), 0.375)),
+        (
+            [["red", "black"], ["red"], ["black", "red"]],
+            [0.5, 0.75, 0.5],
+            (("black", "red"), 1 / 3),
+        ),
+        ([["red"], None, ["blue"]], [0.75, 1.0, 0.5], (("red",), 0.375)),
     ],
 )
 def test_the_word_with_the_largest_sum_counts(
@@ -329,7 +333,7 @@ def test_the_word_with_the_largest_sum_counts(
 
 
 def test_what_no_picture_tells_is_left_out() -> None:
-    columns = {"attr.x": [None, None], "attr.x.confidence": [0.9, None], "attr.y": [[], []]}
+    columns = {"attr.x": [None, None], "attr.x.confidence": [0.9, None], "attr.y": [True, 2]}
     assert known_of(columns) == {}
     with pytest.raises(UsageError, match=r"confidence of the target's x is .* got 2"):
         known_of({"attr.x": ["yes"], "attr.x.confidence": [2.0]})

@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
+from attribute_world import write_model
 from cli_world import Sheet, assert_refused, run, succeed
+from PIL import Image
 from test_sheet import parse
 
 from cli.world import draw_world
@@ -97,11 +100,13 @@ def test_it_is_explained_which_attribute_dropped_how_many(world):
 
 def test_the_attributes_that_filter_are_shown(world):
     asked = ["query", world / "g", "--item", "0", "--top", "2"]
-    head, first, _ = succeed(*asked, "--auto-filter", "0.7").stdout.splitlines()
+    where = ["--auto-filter", "0.7", "--where", "attr.hat != 'no'"]
+    head, first, _ = succeed(*asked, *where).stdout.splitlines()
     assert head.split() == [
         *("rank", "item", "similarity", "camera", "person", "hat", "time", "source")
     ]
     assert "yes (0.90)" in first
+    assert "hat" not in succeed(*asked, "--auto-filter", "0.7").stdout  # too many for a terminal
     where = "attr.upper_color.confidence >= 0.5 AND attr.hat IS NOT NULL"
     head = succeed(*asked, "--where", where).stdout.splitlines()[0]
     assert head.split()[5:7] == ["upper_color", "hat"]
@@ -149,6 +154,48 @@ def test_a_target_of_which_nothing_is_known(world, tmp_path):
     assert_refused(refused, code=2, text=f"v.npy: {text}")
     assert "reid build --attributes MODEL" in refused.stderr
     assert "--where" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory):
+    """A folder with `crops` of one colour each and the gallery `g` of them, whose model takes the
+    means of their colours for the probabilities of attributes."""
+    folder = tmp_path_factory.mktemp("predicted")
+    (folder / "crops").mkdir()
+    for name, colour in (
+        *(("blue", (0, 0, 255)), ("dark", (160, 0, 95)), ("red", (255, 0, 0))),
+        ("wine", (200, 0, 20)),
+    ):
+        Image.new("RGB", (32, 64), colour).save(folder / "crops" / f"{name}.png")
+    model = write_model(folder / "model.xml")
+    words = ["--extractor", "stripes", "--attributes", model]
+    succeed("build", folder / "crops", "--out", folder / "g", *words)
+    return folder
+
+
+def test_a_picture_filters_by_what_the_gallerys_model_predicts_of_it(predicted, tmp_path):
+    asked = [predicted / "g", predicted / "crops" / "red.png"]
+    plain = ["--no-filter-by", "upper_color", "--no-filter-by", "lower_color"]
+    filtered = succeed("query", *asked, "--auto-filter", "0.7", *plain, "--explain")
+    sources = [line.split()[-1] for line in filtered.stdout.splitlines()[1:]]
+    assert sources == ["red.png", "wine.png", "dark.png"]  # whose 160 and 95 of 255 are not sure
+    told = {line.split()[0]: line.split()[1:] for line in filtered.stderr.splitlines()}
+    assert told["auto-filter"] == ["1", "of", "4", "items", "dropped"]
+    assert told["gender"] == ["female", "1.000", "0.7", "1", "0"]
+    assert told["bag"] == ["no", "1.000", "0.7", "0", "0"]
+    differ = ["gender", "backpack", "hat", "lower_length", "hair"]
+    put_down = [word for name in differ for word in ("--no-filter-by", name)]
+    assert len(items_of(*asked, "--auto-filter", "0.7", *plain, *put_down)) == 4
+
+
+def test_pictures_that_contradict_each_other_are_not_sure(predicted, tmp_path):
+    (tmp_path / "two").mkdir()
+    for name in ("blue", "red"):
+        shutil.copy(predicted / "crops" / f"{name}.png", tmp_path / "two")
+    asked = ["query", predicted / "g", tmp_path / "two", "--auto-filter", "0.7", "--explain"]
+    told = {line.split()[0]: line.split()[1:] for line in succeed(*asked).stderr.splitlines()}
+    assert told["gender"] == ["male", "0.500", "0.7", "-", "-", "not", "sure", "enough"]
+    assert told["bag"] == ["no", "1.000", "0.7", "0", "0"]
 
 
 # Without a target

@@ -21,6 +21,7 @@ from reid_index.errors import (
     WhereError,
 )
 from reid_index.filters.allowed import Allowed
+from reid_index.search import query as query_module
 from reid_index.search.exact import Block
 from reid_index.search.knn import Rows, nearest
 from reid_index.search.oracle import nearest_by_numpy, score
@@ -504,3 +505,18 @@ def test_queries_that_are_refused(
 
 def test_an_equal_fingerprint_is_accepted(cameras: Gallery) -> None:
     assert found(cameras, [1, 0], k=1, fingerprint=FINGERPRINT) == [0]
+
+
+def test_matches_of_a_large_gallery_are_its_items(
+    make_gallery: MakeGallery, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    gallery = make_gallery()
+    for first in (0, 5):
+        rows = [{"person": str(n), "attr.hat": "yes"} for n in range(first, first + 5)]
+        gallery.add(rng.standard_normal((5, 3)), rows)
+    query = rng.standard_normal(3)
+    expected = gallery.search(query, k=10).matches
+    monkeypatch.setattr(query_module, "_MANY", 9)
+    assert gallery.search(query, k=10).matches == expected
+    assert [one.person for one in expected] == [str(one.item) for one in expected]
+    assert gallery.search(query, where="camera = 1").matches == ()

@@ -228,33 +228,30 @@ def known_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Words, flo
     """What some pictures of one person, or rows, tell of it, as `Agreement.target` has it.
 
     columns: `attr.<name>` and its `.confidence`, as an item table or an embedding has them, with
-    n ≥ 1 values each; others are not looked at.
-    Of an attribute, each word's confidences are summed over the pictures that say it; the word
-    with the largest sum counts, of equal ones the first in the alphabet, or, where they are sets,
-    all of them. Its confidence is that sum over the number of pictures in which the attribute is
-    known at all: whoever says otherwise makes it less sure. An attribute that none knows is left
-    out. Raises UsageError for confidences outside [0, 1].
+    n ≥ 1 values each; others are not looked at, nor are values that are no words.
+    Of an attribute count the pictures in which it is known, each with its confidence, 1 where there
+    is none. The word, or the set as a whole, with the largest sum wins, of equal ones the first;
+    its confidence is that sum over the number of pictures that counted, so that whoever says
+    otherwise makes it less sure. An attribute that none knows is left out. Raises UsageError for
+    confidences outside [0, 1].
     """
     known: dict[str, tuple[Words, float | None]] = {}
     for name in names_in(columns):
         values = columns[PREFIX + name]
-        confidences = columns.get(PREFIX + name + CONFIDENCE) or [None] * len(values)
-        told = [
-            (value, 1.0 if sure is None else float(sure))
-            for value, sure in zip(values, confidences, strict=True)
-            if value is not None and (isinstance(value, str) or len(value))
-        ]
-        sums: dict[str, float] = {}
-        for value, sure in told:
+        confidences = columns.get(PREFIX + name + CONFIDENCE, [None] * len(values))
+        sums: dict[Words, float] = {}
+        counting = 0
+        for value, confidence in zip(values, confidences, strict=True):
+            if not isinstance(value, str | list | tuple | set | frozenset):
+                continue  # null, or of a column that holds no words
+            sure = 1.0 if confidence is None else confidence
             _check_share(sure, f"the confidence of the target's {name}")
-            for word in (value,) if isinstance(value, str) else sorted(set(value)):
-                sums[word] = sums.get(word, 0.0) + sure
-        if not sums:
-            continue
-        most = max(sums.values())
-        best = sorted(word for word, total in sums.items() if total == most)
-        is_set = not isinstance(told[0][0], str)
-        known[name] = (tuple(best) if is_set else best[0], most / len(told))
+            words: Words = value if isinstance(value, str) else tuple(sorted(set(value)))
+            sums[words] = sums.get(words, 0.0) + float(sure)
+            counting += 1
+        if counting:
+            winner = max(sums, key=lambda words: sums[words])  # the first of equal ones
+            known[name] = (winner, sums[winner] / counting)
     return known
 
 

@@ -265,12 +265,9 @@ class _Source:
         return name in self._asked or pa.types.is_dictionary(self._table.schema.field(name).type)
 
 
-_ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
-
-
 def counted(bitmap: Bitmap) -> int:
     """How many bits are set; none may be behind the last row."""
-    return int(_ONES[bitmap].sum(dtype=np.int64))
+    return int(np.count_nonzero(np.unpackbits(bitmap).view(np.bool_)))
 
 
 def packed(mask: NDArray[np.bool_]) -> Bitmap:
