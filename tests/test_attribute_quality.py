@@ -66,6 +66,16 @@ def test_sets_are_hit_by_one_word_and_judged_by_each() -> None:
     assert found.words["red"].ap == 1
 
 
+def test_what_is_not_said_shares_the_rest_among_all_other_words() -> None:
+    """Of four words, c = 0.2 for one leaves 0.8 / 3 for "a", less than 0.28 for who says it."""
+    truth = cells(["a", "b", "c", "d"])
+    guess = cells(["a", "b", "c", "d"], [0.28, 0.2, 0.9, 0.9])
+
+    (found,) = judge_attributes(guess, truth).values()
+
+    assert found.words["a"].ap == 1
+
+
 def test_labels_are_found_by_item_and_what_somebody_said_is_not_judged() -> None:
     origin = ["model m 1 0123456789ab", "label", "person", None]
     guess = cells(["yes", "yes", "yes", "yes"], [0.9, None, None, None], origin)

@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from judged_world import COLORS, drops, labels_of, people, predicted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judged_world import COLORS, drops, labels_of, people, predicted
 
 from reid_index.errors import UsageError
 from reid_index.evaluation.filter_quality import FilterQuality, code, dropped, filter_quality
@@ -119,20 +119,20 @@ def test_a_word_beside_a_set_is_a_set_of_one() -> None:
 
 def test_unknown_cameras_are_no_camera_and_nobody_matches_nobody() -> None:
     items = pa.table({
-        "item": [0, 1, 2, 3], "person": ["0", "0", None, None], "camera": [1, 1, 1, 2],
-        "attr.hat": ["yes", "no", "no", "no"],
+        "item": [0, 1, 2, 3, 4], "person": ["0", "0", "0", None, None],
+        "camera": [1, UNKNOWN, UNKNOWN, 1, 2], "attr.hat": ["yes", "no", "no", "no", "no"],
     })  # fmt: skip
     labels = labels_of(items)
-    assert labels.person.tolist() == [0, 0, NOBODY, NOBODY]
-    labels.camera[1] = UNKNOWN
-    both = code(items.slice(0, 2), items, ["hat"])
-    asked = labels_of(items.slice(0, 2))
-    asked.camera[1] = UNKNOWN
+    assert labels.person.tolist() == [0, 0, 0, NOBODY, NOBODY]
+    both = code(items.slice(0, 3), items, ["hat"])
 
-    found = filter_quality(*both, asked, labels, {"hat": 1.0}, same_item=True)
+    found = filter_quality(
+        *both, labels_of(items.slice(0, 3)), labels, {"hat": 1.0}, same_item=True
+    )
 
-    assert found == FilterQuality(pairs=6, dropped=4, matches=2, missed=2)
-    assert (found.dropped_share, found.kept_share) == (4 / 6, 0)
+    # Each of the three has two matches, items 1 and 2 each other too, and both of nobody.
+    assert found == FilterQuality(pairs=12, dropped=6, matches=6, missed=4)
+    assert (found.dropped_share, found.kept_share) == (6 / 12, 1 - 4 / 6)
 
 
 def test_an_attribute_that_one_side_lacks() -> None:

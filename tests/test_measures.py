@@ -12,7 +12,7 @@ from reid_index.evaluation.measures import (
     measure,
     single_shot_cmc,
 )
-from reid_index.evaluation.ranks import Ranks
+from reid_index.evaluation.ranks import MISSED, Ranks
 
 RULES: dict[str, Any] = {"ap_rule": "standard", "unanswerable": "skip"}
 
@@ -108,3 +108,20 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure(THREE, ap_rule="standard", unanswerable="none")
     with pytest.raises(UsageError, match="1 or more, got 0"):
         measure(THREE, **RULES, at=0)
+
+
+@pytest.mark.parametrize(("rule", "ap"), [("standard", (1 + 2 / 3) / 3), ("trapezoid", 19 / 36)])
+def test_a_match_that_a_filter_dropped_is_found_at_no_rank(rule: str, ap: float) -> None:
+    found = measure(ranks_of([1, 3, MISSED], [MISSED]), ap_rule=rule, unanswerable="skip")
+
+    assert found.ap.tolist() == pytest.approx([ap, 0])
+    assert found.inp.tolist() == [0, 0]
+    assert found.cmc.tolist() == [0.5] * 10
+    assert found.answerable == 2
+
+
+def test_lists_that_a_filter_emptied_are_as_long_as_one() -> None:
+    found = measure(ranks_of([MISSED], considered=0), ap_rule="standard", unanswerable="skip")
+
+    assert found.cmc.tolist() == [0]
+    assert found.mAP == 0

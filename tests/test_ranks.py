@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from reid_index.errors import DimensionMismatch, NotFiniteError, UsageError
 from reid_index.evaluation.protocol import NOBODY, UNKNOWN, Labels
-from reid_index.evaluation.ranks import _FEW, Ranks, ranks_of_relevant, single_shot_ranks
+from reid_index.evaluation.ranks import _FEW, MISSED, Ranks, ranks_of_relevant, single_shot_ranks
 from reid_index.evaluation.scores import MatrixScores, VectorScores
 from reid_index.metric import Metric
 from reid_index.search.oracle import score
@@ -254,3 +254,39 @@ def test_single_shot_draws_every_item_of_a_person_alike(rng: np.random.Generator
         MatrixScores(distance), query, gallery, **RULES, repeats=50, rng=np.random.default_rng(5)
     )
     assert again.tolist() == same.tolist()
+
+
+def test_what_is_dropped_is_in_no_list_and_a_match_among_it_is_missed() -> None:
+    gallery = labels([0, 1, 0, NOBODY, 0, 1], camera=[1, 1, 2, 3, 3, 2])
+    query = labels([0, 1], camera=[1, 3], item=[7, 8])
+    distance = np.array([[0.0, 0.1, 0.4, 0.2, 0.2, 0.3], [0.5, 0.2, 0.5, 0.1, 0.5, 0.0]])
+    dropped = np.zeros((2, 6), bool)
+    dropped[0, [0, 2, 3]] = True  # of its camera, a match, a distractor
+    ranks = ranks_of_relevant(
+        MatrixScores(distance), query, gallery, drops=lambda a, b: dropped[a:b].copy(), **RULES
+    )
+
+    assert per_query(ranks) == [[2, MISSED], [1, 3]]
+    assert ranks.considered.tolist() == [3, 6]
+    assert ranks.relevant.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95, 1.0])
+def test_lists_without_what_is_dropped_are_those_of_sorting_the_rest(
+    rng: np.random.Generator, share: float
+) -> None:
+    query, gallery = some_labels(rng, 30, 200)
+    keys = rng.integers(0, 40, (30, 200)) / 7
+    dropped = rng.random((30, 200)) < share
+    found = ranks_of_relevant(
+        MatrixScores(keys), query, gallery, drops=lambda a, b: dropped[a:b].copy(), chunk=7, **RULES
+    )
+
+    for q, ranks in enumerate(per_query(found)):
+        left = np.flatnonzero(~dropped[q])
+        alone = Labels(query.person[[q]], query.camera[[q]], query.item[[q]])
+        rest = Labels(gallery.person[left], gallery.camera[left], gallery.item[left])
+        (hits,), (length,) = by_sorting(keys[[q]][:, left], alone, rest, **RULES)
+        whole, _ = by_sorting(keys[[q]], alone, gallery, **RULES)
+        assert ranks == hits + [MISSED] * (len(whole[0]) - len(hits))
+        assert found.considered[q] == length
