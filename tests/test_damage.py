@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FINGERPRINT, contents
+from conftest import FINGERPRINT, contents, ids
 from test_verify import recommit
 
 from reid_index import Gallery, Reranking, verify_gallery
@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, little_tuning: None) -> Pat
         gallery.delete(items=[3, 5])
         with Gallery.open(path):
             gallery.add(vectors(60), items(60))
-            colors = [{"item": item, "attr.upper_color": ["red"]} for item in range(1060)]
+            colors = [{"item": item, "attr.upper_color": ["red"]} for item in ids(gallery)]
             gallery.set_attributes(colors, origin="model m 1 0123456789ab")
             gallery.delete(items=[4, 1010])
             made = calibrate(gallery, false_match_rate=0.5, max_rows=50)
@@ -197,7 +197,7 @@ def test_an_index_of_other_rows_is_found_and_made_again(
     folder: Path, tmp_path: Path, little_tuning: None
 ) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    path = copy / "attached/000008-index/index.json"
+    path = copy / "attached/000010-index/index.json"
     path.write_bytes(json_bytes({**json.loads(path.read_bytes()), "rows": 1000}))
     recommit(copy)
     with Gallery.open(copy) as gallery:
