@@ -182,12 +182,13 @@ def _predict(
     No generation is held meanwhile. What was interrupted goes on when it is run again.
     """
 
-    from extractors.attribute_prediction import open_attributes, predicted
+    from extractors import attributes
+    from extractors.attribute_prediction import OnlyAttributes, predicted
     from reid_index import Gallery, Metric
 
     from .formats import counted
 
-    extractor = open_attributes(model, device=device)
+    extractor = OnlyAttributes(attributes.predictor_of(model, device=device))
     seen = _pictured(gallery, root)
     if seen.unpictured:
         click.echo(f"{counted(seen.unpictured, 'item')} without a picture: left out", err=True)

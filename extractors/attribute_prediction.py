@@ -12,12 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from reid_index.attributes import CONFIDENCE, ORIGIN, PREFIX, names_in
-from reid_index.errors import BadWeights
 from reid_index.fingerprint import Fingerprint
 from reid_index.store.items import stack
 from reid_index.store.shard import open_shard
 
-from . import attributes
 from .attributes import AttributePredictor, voted
 from .extractor import Crop, Embedding, Extractor
 from .pictures import Source
@@ -32,7 +30,7 @@ class OnlyAttributes(Extractor):
     """What a model says, without the vectors: those here say nothing. So pictures go through it as
     through any extractor: decoded ahead, in batches, in parts that outlive an interruption."""
 
-    def __init__(self, model: AttributePredictor | Extractor) -> None:
+    def __init__(self, model: AttributePredictor) -> None:
         self._model = model
 
     @property
@@ -47,24 +45,8 @@ class OnlyAttributes(Extractor):
         return self._model.prepare(crop)
 
     def embed(self, batch: NDArray[Any]) -> Embedding:
-        """Raises BadWeights where the model says nothing of attributes."""
-        if isinstance(self._model, AttributePredictor):
-            said: Mapping[str, Sequence[Any]] | None = self._model.predict(batch)
-        else:
-            said = self._model.embed(batch).attributes
-        if not said:
-            raise BadWeights(f"the model {self.fingerprint.name} predicts no attributes")
+        said = self._model.predict(batch)
         return Embedding(global_=np.zeros((len(batch), 1), np.float32), attributes=said)
-
-
-def open_attributes(path: Path, *, device: str) -> OnlyAttributes:
-    """What predicts attributes: a model of `reid train` that does (`.safetensors`), or one of those
-    of `attributes.predictor_of`. device: of the first. Raises BadWeights, MissingExtra."""
-    if path.suffix.lower() == ".safetensors":
-        from .trained import TrainedExtractor
-
-        return OnlyAttributes(TrainedExtractor(path, device=device))
-    return OnlyAttributes(attributes.predictor_of(path))
 
 
 @dataclass(frozen=True)

@@ -77,22 +77,24 @@ def columns_of(
     }
 
 
-def predictor_of(path: Path) -> AttributePredictor:
+def predictor_of(path: Path, *, device: str = "cpu") -> AttributePredictor:
     """The predictor that a model file is: `.xml` (OpenVINO) is
-    person-attributes-recognition-crossroad-0230. Raises BadWeights, MissingExtra."""
+    person-attributes-recognition-crossroad-0230, `.safetensors` a model of `reid train` that tells
+    attributes. device: of the latter, as PyTorch names it. Raises BadWeights, MissingExtra, and
+    UsageError for a device that is not to be had."""
     suffix = path.suffix.lower()
     if suffix == ".xml":
         from .attributes_0230 import Predictor0230
 
         return Predictor0230(path)
     if suffix == ".safetensors":
-        raise BadWeights(
-            f"{path}: models of reid train that predict attributes are extractors themselves: "
-            "--extractor trained --weights FILE; beside another one it cannot be used yet"
-        )
+        from .trained_attributes import TrainedPredictor
+
+        return TrainedPredictor(path, device=device)
     raise BadWeights(
         f"{path}: a model that predicts attributes is an .xml file (OpenVINO, "
-        "person-attributes-recognition-crossroad-0230)"
+        "person-attributes-recognition-crossroad-0230), or a .safetensors file of `reid train "
+        "--attributes`"
     )
 
 

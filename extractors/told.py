@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid_index.attributes import CONFIDENCE, MODEL, ORIGIN, PREFIX
-from reid_index.fingerprint import Fingerprint
-
 from .attribute_vocabulary import VOCABULARY
+from .attributes import columns_of
 
 
 def told_columns(
@@ -32,14 +30,7 @@ def told_columns(
         best = here.argmax(axis=1)
         is_set = name in VOCABULARY and VOCABULARY[name].is_set
         said = [some[place] for place in best.tolist()]
-        columns[PREFIX + name] = [[word] for word in said] if is_set else said
         sure = np.clip(here[np.arange(len(here)), best], 0, 1)
-        columns[PREFIX + name + CONFIDENCE] = sure.tolist()
-        columns[PREFIX + name + ORIGIN] = [origin] * len(here)
+        values = [[word] for word in said] if is_set else said
+        columns |= columns_of(name, values, sure.tolist(), origin)
     return columns
-
-
-def model_origin(fingerprint: Fingerprint) -> str:
-    """The origin of what such a model says."""
-    weights = (fingerprint.weights_sha256 or "")[:12]
-    return f"{MODEL} {fingerprint.name} {fingerprint.version} {weights}".strip()

@@ -24,6 +24,7 @@ from reid_index.errors import BadWeights, UsageError
 from reid_index.matcher import Matcher
 from reid_index.reading import parse_json, read_bytes
 
+from .attributes import origin_of
 from .checkpoint import load_strictly
 from .coattention import CoAttentionEncoder
 from .extractor import Embedding
@@ -34,7 +35,7 @@ from .systems import Plan, make_system, plan_from
 from .systems.coattention import CoAttention
 from .systems.haa import HAA
 from .systems.system import System
-from .told import model_origin, told_columns
+from .told import told_columns
 from .torch_model import TorchExtractor, torch_device
 from .weighting import Weighting
 
@@ -188,7 +189,7 @@ class TrainedExtractor(TorchExtractor):
         )
         self._system = system
         self._words = model.plan.words
-        self._origin = model_origin(fingerprint)
+        self._origin = origin_of(fingerprint)
         super().__init__(
             embed,
             device=processor,
@@ -198,6 +199,11 @@ class TrainedExtractor(TorchExtractor):
         self._encoder: SegmentEncoder | None = None
         if isinstance(system, CoAttention):
             self._encoder = CoAttentionEncoder(system, device=processor)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The attributes that it tells."""
+        return tuple(name for name, _ in self._words)
 
     @property
     def matcher(self) -> Matcher | None:

@@ -165,7 +165,8 @@ def test_items_without_a_picture(world, tmp_path):
     assert [word for word, *_ in hats(gallery)] == ["yes", None]
 
 
-def test_a_model_that_predicts_none(world):
+def test_a_model_that_predicts_none(world, monkeypatch):
+    monkeypatch.undo()
     gallery = world / "gallery"
     before = tree(world)
     model = REPOSITORY / "extractors" / "default.safetensors"
@@ -183,7 +184,7 @@ def test_what_is_deleted_meanwhile(world, monkeypatch):
                 opened.delete(where="item = 1")
             return super().predict(batch)
 
-    monkeypatch.setattr(extractors.attributes, "predictor_of", lambda _path: Deleting())
+    monkeypatch.setattr(extractors.attributes, "predictor_of", lambda *_, **__: Deleting())
     arguments = ("attributes", gallery, "--from", world / "shade.xml", "--root", world)
     told = json.loads(succeed(*arguments, "--format", "json").stdout)
     assert (told["items"], told["unread"]) == (5, 0)

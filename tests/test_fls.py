@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from training_world import FED, HEIGHT, WIDTH, crop, people, small, write_people
 
+from extractors.attributes import predictor_of
 from extractors.systems import Plan, make_system, plan_from
 from extractors.systems.fls import FLS, places_of
 from extractors.systems.system import System, Trained, make_backbone
 from extractors.told import told_columns
-from extractors.trained import Model, TrainedExtractor, write_model
+from extractors.trained import DEFAULT, Model, TrainedExtractor, write_model
 from extractors.training.augment import Augment, prepare, prepare_both
 from extractors.training.crops import read_labelled
 from extractors.training.looks import Looks, read_words, shares_of, words_of
@@ -27,6 +28,7 @@ from extractors.training.losses import Losses, LossPlan
 from extractors.training.parsing import read_parsed
 from extractors.training.regions import band_maps, cluster_maps, clusters, joined, smooth
 from extractors.training.train import Epoch, train
+from reid_index import Gallery
 from reid_index.errors import BadSource, BadWeights, UsageError
 from reid_index.matcher import Matcher
 
@@ -573,6 +575,22 @@ def test_on_the_command_line_it_learns_attributes_and_galleries_have_them(crops:
     assert first["matched_distance"] == pytest.approx(0, abs=1e-5)
     assert first["attr.hat"] in ("yes", "no")
     assert 0.5 <= first["attr.hat.confidence"] <= 1
+
+
+def test_its_attributes_go_beside_the_vectors_of_others(crops: Path) -> None:
+    model, gallery = crops / "m.safetensors", crops / "g"
+    made = system().eval()
+    write_model(model, Model(made, PLAN, FED, {}))
+    options = ("--extractor", "stripes", "--attributes", model)
+    succeed("build", crops / "held", "--out", gallery, *options)
+    items = Gallery.open(gallery).items
+    own = TrainedExtractor(model).extract([crop(11, seed=0)]).attributes
+    assert own is not None
+    assert items["attr.hat"].to_pylist()[0] == own["attr.hat"][0]
+    origins = set(items["attr.hat.origin"].to_pylist())
+    assert origins == set(own["attr.hat.origin"])
+    with pytest.raises(BadWeights, match="predicts no attributes"):
+        predictor_of(DEFAULT)
 
 
 def test_with_a_parsers_maps_belongings_are_a_region(crops: Path) -> None:
