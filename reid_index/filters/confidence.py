@@ -32,7 +32,7 @@ def confidences(
 
     def certainty(name: str) -> NDArray[np.float32]:
         if name not in kept:
-            # NaN, which somebody else's shard may hold, is no confidence at all.
+            # NaN, which galleries of older formats may hold, is no confidence at all.
             kept[name] = np.nan_to_num(certainties(items, name)[rows], nan=0.0)
         return kept[name]
 
