@@ -206,28 +206,26 @@ class _Pairs:
         gone: NDArray[np.bool_] = np.any(self.levels >= limits, axis=1)
         return gone
 
-    def alone(self, limits: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many pairs attribute a would drop with the limit l, of those that no other attribute
-        drops: int64 (A, len(GRID) + 2), [a, l]; none for l beyond the grid."""
+    def further(self, limits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many pairs that stay attribute a would drop with the limit l: int64 (A, len(GRID) +
+        2), [a, l]; 0 for its own limit and beyond."""
         counts = np.zeros((self.levels.shape[1], len(GRID) + 2), np.int64)
-        _count_alone(self.levels, limits, counts)
+        _count_levels(self.levels, limits, counts)
         after: NDArray[np.int64] = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
         return after
 
 
 @compiled()
-def _count_alone(levels, limits, counts):  # type: ignore[no-untyped-def]
+def _count_levels(levels, limits, counts):  # type: ignore[no-untyped-def]
     for pair in range(len(levels)):
-        dropping, by = 0, -1
+        stays = True
         for a in range(len(limits)):
             if levels[pair, a] >= limits[a]:
-                dropping += 1
-                by = a
-        if dropping == 0:
+                stays = False
+                break
+        if stays:
             for a in range(len(limits)):
                 counts[a, levels[pair, a]] += 1
-        elif dropping == 1:
-            counts[by, levels[pair, by]] += 1
 
 
 def _lowered(same: _Pairs, others: _Pairs, *, loss: float) -> NDArray[np.int64]:
@@ -238,16 +236,12 @@ def _lowered(same: _Pairs, others: _Pairs, *, loss: float) -> NDArray[np.int64]:
     level = np.arange(len(GRID) + 2)
     while True:
         room = int(loss * len(same.levels)) - int(same.dropped(limits).sum())
-        current = np.minimum(limits, len(GRID) + 1)[:, None]
-        gained, cost = (
-            counts - np.take_along_axis(counts, current, axis=1)
-            for counts in (others.alone(limits), same.alone(limits))
-        )
-        possible = (gained > 0) & (cost <= room) & (level >= 1) & (level < current)
+        gained, cost = others.further(limits), same.further(limits)
+        possible = (gained > 0) & (cost <= room) & (level >= 1)
         if not possible.any():
             return limits
         # One more, so that of steps that cost nothing the one that drops most comes first.
-        worth = np.where(possible, gained / (np.maximum(cost, 0) + 1), -1)
+        worth = np.where(possible, gained / (cost + 1), -1)
         at, to = np.unravel_index(int(np.argmax(worth)), worth.shape)
         limits[at] = to
 
