@@ -499,7 +499,7 @@ def test_nothing_of_an_erased_item_is_left(tmp_path: Path) -> None:
         assert len(done.pending) == 1
         held = find_traces(gallery.path, receipt)
         assert [one.generation for one in held.held] == [5]
-        assert held.strays == ()
+        assert (held.strays, held.compact) == ((), False)
     gallery.compact()
     assert find_traces(gallery.path, receipt).lines == ()
     assert not any(text in raw for raw in contents(gallery.path).values() for text in texts)
@@ -508,10 +508,31 @@ def test_nothing_of_an_erased_item_is_left(tmp_path: Path) -> None:
     # What comes again by itself is nobody's.
     gallery.set_attributes([{"item": 1, "attr.shirt": "a dress that nobody has"}], origin="person")
     assert find_traces(gallery.path, receipt).lines == ()
-    # A copy of what was there is a stray, and is found.
-    (gallery.path / "copy.parquet").write_bytes(b"".join([]))
-    pq.write_table(pa.table({"item": [0], "attr.shirt": ["?"]}), gallery.path / "copy.parquet")
-    assert find_traces(gallery.path, receipt).strays == (f"{gallery.path}/copy.parquet",)
+    # What somebody else has put there is found, by what was said or by the item.
+    notes, copy = gallery.path / "notes.txt", gallery.path / "copy.parquet"
+    notes.write_text("They wore a shirt of Zoë's team.")
+    pq.write_table(pa.table({"item": [0], "attr.shirt": ["?"]}), copy)
+    assert find_traces(gallery.path, receipt).strays == (str(copy), str(notes))
+    notes.write_text("They wore a plain shirt.")  # so does one who stays
+    assert find_traces(gallery.path, receipt).strays == (str(copy),)
+
+
+def test_what_an_overlay_should_not_have_is_found_and_compacted_away(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    forge(gallery, lambda table: table)
+    gallery.delete(items=[0], receipt=tmp_path / "r.json")
+    gallery.compact()
+    receipt = read_receipt(tmp_path / "r.json")
+    assert find_traces(gallery.path, receipt).lines == ()
+    forge(gallery, lambda table: put(table, "item", pa.array([0])), again=True)
+    (line,) = find_traces(gallery.path, receipt).lines
+    assert line.endswith("000005.parquet: column 'item', row 0: an erased value")
+    assert find_traces(gallery.path, receipt).compact
+    gallery.close()
+    with Gallery.open(gallery.path) as again:
+        again.compact()
+    assert find_traces(gallery.path, receipt).lines == ()
 
 
 def test_a_compaction_writes_overlays_again_only_where_it_must(gallery: Gallery) -> None:
