@@ -229,6 +229,7 @@ def test_history_and_facts_tell_who_reads_which_generation(g):
             "added": 0,
             "deleted": 1,
             "removed": 0,
+            "told": 0,
             "items": 11,
             "held_by": [],
         }
