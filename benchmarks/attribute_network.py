@@ -3,7 +3,7 @@ tables 4 and 7 have it.
 
     python -m benchmarks.attribute_network CROPS --split LIST --labels FILE --out FILE
 
-Trains BoT; with regions (FLS); with attributes told from the whole, from regions (ALM), and
+Trains BoT, for as many epochs and for as long as the others; with regions (FLS); with attributes told from the whole, from regions (ALM), and
 re-weighted (AWM); by several seeds, and scores each on query and gallery of the split: mAP and
 rank-1 by cosine of the whole, and by all parts where there are some (eq. 13); and attributes
 against their labels, on persons held out. Runs that FILE has already are not made again.
@@ -44,6 +44,8 @@ BASES = {
 }
 """Step → what it adds to, and its gain is counted from."""
 
+_LONGER = 3
+
 _TOLD_FROM = {
     "FLS, attributes of the whole": "global",
     "FLS + ALM": "regions",
@@ -54,11 +56,14 @@ _TOLD_FROM = {
 def trainings(
     backbone: str, *, dim: int, epochs: int, words: Words, weight: float
 ) -> dict[str, Training]:
-    """Name → training, all of the same budget."""
+    """Name → training, all of so many epochs, and BoT also of so many that it takes as long as
+    the others."""
     base = replace(whole(backbone, epochs=epochs), losses=LossPlan(attributes=weight))
     regions = Plan(system="fls", backbone=backbone, dim=dim)
+    longer = whole(backbone, epochs=_LONGER * epochs)
     return {
         "BoT": base,
+        f"BoT, {_LONGER} × the epochs": replace(longer, losses=base.losses),
         "FLS": replace(base, plan=regions),
         **{
             name: replace(base, plan=replace(regions, words=words, told_from=told_from))

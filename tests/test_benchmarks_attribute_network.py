@@ -28,7 +28,7 @@ def test_each_step_is_scored_beside_what_it_adds_to(tmp_path: Path) -> None:
     torch.set_num_threads(threads)
     assert told[0].exception is None, told[0].output
     runs = json.loads(out.read_text())["runs"]
-    assert {run["name"] for run in runs} == {"BoT", *BASES}
+    assert {run["name"] for run in runs} == {"BoT", "BoT, 3 × the epochs", *BASES}
     judged = {run["name"]: run["attributes"] for run in runs if "attributes" in run}
     assert list(judged) == [
         "FLS, attributes of the whole, by parts",
