@@ -3,10 +3,11 @@ tables 4 and 7 have it.
 
     python -m benchmarks.attribute_network CROPS --split LIST --labels FILE --out FILE
 
-Trains BoT, for as many epochs and for as long as the others; with regions (FLS); with attributes told from the whole, from regions (ALM), and
-re-weighted (AWM); by several seeds, and scores each on query and gallery of the split: mAP and
-rank-1 by cosine of the whole, and by all parts where there are some (eq. 13); and attributes
-against their labels, on persons held out. Runs that FILE has already are not made again.
+Trains BoT, for as many epochs and for as long as the others; with regions (FLS); with attributes
+told from the whole, from regions (ALM), and re-weighted (AWM); by several seeds, and scores each on
+query and gallery of the split: mAP and rank-1 by cosine of the whole, and by all parts where there
+are some (eq. 13); and attributes against their labels, on persons held out. Runs that FILE has
+already are not made again.
 """
 
 import json
