@@ -4,8 +4,9 @@
 
 Thresholds are chosen on `train`, everything is measured on `query` and `gallery`: accuracy against
 the labels, true matches kept, gallery dropped, mAP and rank-1 by the vectors of the gallery's
-extractor, without a filter, with flat thresholds, with chosen ones, of each word and of each attribute, and
-with the labels themselves as attributes, which no prediction can better. The gallery is built once and kept.
+extractor, without a filter, with flat thresholds, with chosen ones, of each word and of each
+attribute, and with the labels themselves as attributes, which no prediction can better. The gallery
+is built once and kept.
 """
 
 import json

@@ -6,8 +6,9 @@ trousers, and it may be wrong about a "yes" where its "no" can be trusted. They 
 since matches lost to one attribute are not lost again to another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,15 +108,18 @@ def choose_thresholds(
     same, others = _Pairs(values, a, b), _Pairs(values, *_different(labels, rng))
     parts = (rng.permutation(persons) % _FOLDS)[owners]
     low, high = 0.0, 1.0 - keep
-    kept, error = _elsewhere(same, others, owners, parts, loss=low, by_word=by_word)
+    kept, error, _ = _elsewhere(same, others, owners, parts, loss=low, by_word=by_word)
+    paths: list[_Path] = []
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        its_kept, its_error = _elsewhere(same, others, owners, parts, loss=middle, by_word=by_word)
+        its_kept, its_error, its_paths = _elsewhere(
+            same, others, owners, parts, loss=middle, by_word=by_word, paths=paths
+        )
         if its_kept - _SURE * its_error >= keep:
             low, kept, error = middle, its_kept, its_error
         else:
-            high = middle
-    limits = _lowered(same, others, loss=low, by_word=by_word)
+            high, paths = middle, its_paths
+    limits = _lowered(same, others, loss=low, by_word=by_word)[-1]
     thresholds = _as_thresholds(items, limits, by_word=by_word)
     named = np.flatnonzero(labels.person != NOBODY)
     asked = Labels(labels.person[named], labels.camera[named], labels.item[named])
@@ -155,15 +159,18 @@ def _elsewhere(
     *,
     loss: float,
     by_word: bool,
-) -> tuple[float, float]:
-    """The share of true matches kept by thresholds that other parts chose, and its standard error;
-    owners, parts: of each true match."""
+    paths: "Sequence[_Path]" = (),
+) -> tuple[float, float, "list[_Path]"]:
+    """The share of true matches kept by thresholds that other parts chose, its standard error, and
+    how each was found; owners, parts: of each true match. paths: those of a larger loss, or none.
+    """
     lost = np.zeros(len(owners), np.bool_)
-    for part in range(_FOLDS):
+    found = []
+    for part, path in zip(range(_FOLDS), paths or [[]] * _FOLDS, strict=True):
         its = parts == part
-        limits = _lowered(same.which(~its), others, loss=loss, by_word=by_word)
-        lost[its] = same.which(its).dropped(limits)
-    return 1 - float(lost.mean()), _standard_error(lost, owners)
+        found.append(_lowered(same.which(~its), others, loss=loss, by_word=by_word, path=path))
+        lost[its] = same.which(its).dropped(found[-1][-1])
+    return 1 - float(lost.mean()), _standard_error(lost, owners), found
 
 
 def _matches(
@@ -287,6 +294,10 @@ class _Pairs:
         return after
 
 
+_Path: TypeAlias = list[NDArray[np.int64]]
+"""Limits, one step after the other."""
+
+
 @compiled()
 def _limits_of_values(first, words, limits):  # type: ignore[no-untyped-def]
     least = np.zeros(len(first) - 1, np.int64)
@@ -350,26 +361,39 @@ def _count_levels(  # type: ignore[no-untyped-def]
                 counts[attributes + word, reached] += 1
 
 
-def _lowered(same: _Pairs, others: _Pairs, *, loss: float, by_word: bool) -> NDArray[np.int64]:
+def _lowered(
+    same: _Pairs,
+    others: _Pairs,
+    *,
+    loss: float,
+    by_word: bool,
+    path: Sequence[NDArray[np.int64]] = (),
+) -> "_Path":
     """Limits lowered step by step, each time where most is dropped for what it costs, as long as
     no more than that share of true matches is lost; of equal steps the first one's, all words of
-    an attribute before one word, and the lowest limit."""
+    an attribute before one word, and the lowest limit. path: of a larger loss."""
     owners = same.values.owners
     attributes = same.values.value.shape[1]
-    limits = np.full(len(owners), _OFF, np.int64)
     level = np.arange(len(GRID) + 2)
     may = int(loss * len(same))
-    while True:
-        # Limits only fall: what is dropped stays so, and need not be looked at again.
+    found = [np.full(len(owners), _OFF, np.int64)]
+    # The best step of all that a larger loss allows is the best of fewer ones, if it is of them.
+    for limits in path[1:]:
         gone = same.dropped(limits)
+        if gone.sum() > may:
+            break
         may -= int(gone.sum())
-        same, others = same.which(~gone), others.which(~others.dropped(limits))
+        same = same.which(~gone)
+        found.append(limits)
+    others = others.which(~others.dropped(found[-1]))
+    while True:
+        limits = found[-1].copy()
         gained, cost = others.further(limits), same.further(limits)
         possible = (gained > 0) & (cost <= may) & (level >= 1)
         if not by_word:
             possible[attributes:] = False
         if not possible.any():
-            return limits
+            return found
         # One more, so that of steps that cost nothing the one that drops most comes first.
         worth = np.where(possible, gained / (cost + 1), -1)
         step, to = np.unravel_index(int(np.argmax(worth)), worth.shape)
@@ -377,6 +401,11 @@ def _lowered(same: _Pairs, others: _Pairs, *, loss: float, by_word: bool) -> NDA
             limits[owners == step] = np.minimum(limits[owners == step], to)
         else:
             limits[step - attributes] = to
+        # Limits only fall: what is dropped stays so, and need not be looked at again.
+        gone = same.dropped(limits)
+        may -= int(gone.sum())
+        same, others = same.which(~gone), others.which(~others.dropped(limits))
+        found.append(limits)
 
 
 def _standard_error(lost: NDArray[np.bool_], owners: NDArray[np.int64]) -> float:
