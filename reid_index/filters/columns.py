@@ -427,7 +427,8 @@ class _Sets:
 
     def matches(self, operator: str, values: Sequence[Any]) -> Bitmap:
         if operator == "WITHIN":
-            return ~self._with(set(range(len(self.distinct))) - self._places("=", values))
+            every = range(len(self.starts) - 1)  # null, which comes last, among them
+            return ~self._with(set(every) - self._places("=", values))
         return self._with(self._places(operator, values))
 
     def _places(self, operator: str, values: Sequence[Any]) -> set[int]:
