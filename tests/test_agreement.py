@@ -202,6 +202,8 @@ def test_a_set_has_the_highest_threshold_of_its_words() -> None:
     both: dict[str, Any] = {"upper_color": (["blue", "white"], 0.7)}
     assert Agreement(both, thresholds={"upper_color": told}).keeps(items).all()
     assert not Agreement(both, thresholds={"upper_color": told | {"blue": 0.7}}).keeps(items)[2]
+    unlisted: dict[str, Any] = {"upper_color": (["green", "white"], 1)}
+    assert Agreement(unlisted, thresholds={"upper_color": told}).keeps(items).all()
 
 
 def test_a_column_that_holds_no_words_is_not_used() -> None:
