@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from reid_index.attributes import Threshold
 from reid_index.errors import UsageError
+
+if TYPE_CHECKING:
+    from reid_index.attributes import Threshold
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -18,7 +20,7 @@ class AutoFilter:
     """How a target's attributes filter; see reid_index/filters/agreement.py."""
 
     threshold: float | None
-    thresholds: Mapping[str, Threshold]
+    thresholds: "Mapping[str, Threshold]"
     unused: tuple[str, ...]
 
 
@@ -61,7 +63,8 @@ def parse_auto_filter(
             if given:
                 raise UsageError(f"{option} belongs to --auto-filter")
         return None
-    threshold, thresholds = _number(text), dict[str, Threshold]()
+    threshold = _number(text)
+    thresholds: dict[str, Threshold] = {}
     if threshold is None:
         from reid_index.filters.agreement import read_thresholds
 
