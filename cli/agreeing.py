@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reid_index.errors import UsageError
-from reid_index.filters.agreement import Agreed, Agreement, known_of
+from reid_index.filters.agreement import Agreed, Agreement, Compared, known_of
 
 from .attribute_options import AutoFilter
 from .formats import aligned
@@ -32,8 +32,9 @@ def agreement_of(
 
 
 def explained(agreed: Agreed) -> str:
-    """Lines on each attribute: the target's words, their confidence, from which on it counts, how
-    many items it dropped, and why none where it was not used."""
+    """Lines on each attribute: the target's words, their confidence, from which on it counts, of
+    items with other words, too, where they have thresholds of their own, how many items it dropped,
+    and why none where it was not used."""
     rows = [["attribute", "target", "confidence", "threshold", "dropped", "only by it", ""]]
     for one in agreed.attributes:
         sure = "certain" if one.confidence is None else f"{one.confidence:.3f}"
@@ -43,7 +44,7 @@ def explained(agreed: Agreed) -> str:
                 one.name,
                 ", ".join(one.words) or "-",
                 sure if one.words else "-",
-                "-" if one.threshold is None else f"{one.threshold:g}",
+                _threshold(one),
                 f"{one.dropped:,}" if is_used else "-",
                 f"{one.only:,}" if is_used else "-",
                 one.unused or "",
@@ -51,3 +52,19 @@ def explained(agreed: Agreed) -> str:
         )
     first = f"auto-filter {agreed.dropped:,} of {agreed.allowed:,} items dropped\n"
     return first + "".join(f"  {line}\n" for line in aligned(rows).splitlines()).rstrip("\n")
+
+
+def _threshold(one: Compared) -> str:
+    """As "0.9", or "0.9, items 0.7 … 0.8"."""
+    if one.threshold is None:
+        return "-"
+    text = f"{one.threshold:g}"
+    if isinstance(one.of_items, Mapping):
+        others = [
+            least
+            for word, least in one.of_items.items()
+            if least is not None and word not in one.words
+        ]
+        ends = [f"{end:g}" for end in sorted({min(others), max(others)})] if others else ["never"]
+        text += f", items {' … '.join(ends)}"
+    return text

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from reid_index.errors import UsageError
+
+if TYPE_CHECKING:
+    from reid_index.attributes import Threshold
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -17,7 +20,7 @@ class AutoFilter:
     """How a target's attributes filter; see reid_index/filters/agreement.py."""
 
     threshold: float | None
-    thresholds: Mapping[str, float | None]
+    thresholds: "Mapping[str, Threshold]"
     unused: tuple[str, ...]
 
 
@@ -35,7 +38,8 @@ def auto_filter_options(function: Function) -> Function:
                 "--filter-at",
                 multiple=True,
                 metavar="NAME=T",
-                help="… this attribute from another confidence on. Can be given again.",
+                help="… this attribute from another confidence on, whatever its word. Can be "
+                "given again.",
             ),
             click.option(
                 "--no-filter-by",
@@ -59,7 +63,8 @@ def parse_auto_filter(
             if given:
                 raise UsageError(f"{option} belongs to --auto-filter")
         return None
-    threshold, thresholds = _number(text), dict[str, float | None]()
+    threshold = _number(text)
+    thresholds: dict[str, Threshold] = {}
     if threshold is None:
         from reid_index.filters.agreement import read_thresholds
 

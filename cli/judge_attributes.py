@@ -1,5 +1,6 @@
 """`reid judge-attributes`: how well attributes are predicted, and what filtering by them brings."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from .paths import PATH
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from reid_index.attributes import Threshold
     from reid_index.evaluation.attributes import AttributeQuality
     from reid_index.evaluation.filter_quality import FilterQuality
 
@@ -34,7 +36,7 @@ _KEEP = 0.98
 @click.option(
     "--keep",
     type=float,
-    help="Choose thresholds that keep this share of true matches of other people, too.",
+    help="Choose thresholds of words that keep this share of true matches of other people, too.",
 )
 @click.option(
     "--thresholds-out",
@@ -167,7 +169,7 @@ def _filtering(parts: "dict[str, Side]", names: list[str], *, keep: float | None
         query.take(labelled.query_rows), gallery.take(labelled.gallery_rows), names
     )
 
-    def told(thresholds: dict[str, float | None]) -> dict[str, Any]:
+    def told(thresholds: "Mapping[str, Threshold]") -> dict[str, Any]:
         found = filter_quality(
             asked, searched, labelled.query, labelled.gallery, thresholds, same_item=True
         )
@@ -189,7 +191,7 @@ def _filtering(parts: "dict[str, Side]", names: list[str], *, keep: float | None
         chosen = choose_thresholds(
             code(train.take(rows), train.take(rows), names)[0], sides.gallery, keep=keep
         )
-        record["filter"]["chosen"] = told(dict(chosen.thresholds))
+        record["filter"]["chosen"] = told(chosen.thresholds)
         record["chosen"] = {
             "thresholds": dict(chosen.thresholds),
             "keep": keep,
@@ -248,12 +250,16 @@ def _table(record: dict[str, Any]) -> str:
             ],
         ]
         rows = [["attribute", "from confidence"]]
-        rows += [
-            [name, "not used" if value is None else f"{value:g}"]
-            for name, value in chosen["thresholds"].items()
-        ]
+        rows += [[name, _threshold(value)] for name, value in chosen["thresholds"].items()]
         text += "\n" + aligned(facts) + "\n" + aligned(rows)
     return text
+
+
+def _threshold(value: "Threshold") -> str:
+    """As "0.9", or "no 0.97, yes 0.8"."""
+    if not isinstance(value, Mapping):
+        return "not used" if value is None else f"{value:g}"
+    return ", ".join(f"{word} {_threshold(least)}" for word, least in value.items())
 
 
 def _share(value: float | None) -> str:

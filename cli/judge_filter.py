@@ -3,7 +3,7 @@ then lacks."""
 
 from dataclasses import dataclass
 
-from reid_index.attributes import names_in
+from reid_index.attributes import Threshold, names_in
 from reid_index.errors import UsageError
 from reid_index.evaluation.filter_quality import (
     Coded,
@@ -23,12 +23,13 @@ from .sides import Side
 class Filtering:
     """A filter by attributes over two sides.
 
-    thresholds: attribute that both sides have → from which confidence on it is used, None: not.
+    thresholds: attribute that both sides have → from which confidence on it, or each of its words,
+    is used; None: not.
     """
 
     queries: Coded
     gallery: Coded
-    thresholds: dict[str, float | None]
+    thresholds: dict[str, Threshold]
 
     @property
     def drops(self) -> Drops:

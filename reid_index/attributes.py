@@ -8,7 +8,8 @@ hex digits of its weights; null beside a value is a label's.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,10 @@ ORIGIN = ".origin"
 LABEL = "label"
 PERSON = "person"
 MODEL = "model"
+
+Threshold: TypeAlias = float | Mapping[str, float | None] | None
+"""From which confidence on an attribute counts: a number for all of its words, or word → number, as
+a model's yes may be worth more than its no; None, and a word that is not there: never."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
@@ -78,3 +83,12 @@ def certainties(items: pa.Table, name: str) -> NDArray[np.float32]:
     sure = pc.fill_null(items[told].cast(pa.float32()), 1.0).to_numpy()
     sure = np.where(known, sure, np.float32(0))
     return sure
+
+
+def least_for(threshold: Threshold, words: Collection[str]) -> float | None:
+    """From which confidence on some words of an attribute count: the highest of theirs; None: at
+    none, as it is as soon as one of them has none. words: one at least."""
+    if not isinstance(threshold, Mapping):
+        return threshold
+    told = [threshold.get(word) for word in words]
+    return None if None in told else max(one for one in told if one is not None)

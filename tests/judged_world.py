@@ -71,9 +71,15 @@ def drops(target, item, thresholds):
         words = []
         for row in (target, item):
             value, sure = row[PREFIX + name], row.get(PREFIX + name + CONFIDENCE)
-            if value is None or np.float32(1 if sure is None else sure) < np.float32(threshold):
+            if value is None:
                 break
-            words.append({value} if isinstance(value, str) else set(value))
+            its = {value} if isinstance(value, str) else set(value)
+            own = [threshold.get(one) if isinstance(threshold, dict) else threshold for one in its]
+            if None in own:
+                break
+            if any(np.float32(1 if sure is None else sure) < np.float32(one) for one in own):
+                break
+            words.append(its)
         if len(words) == 2 and not words[0] & words[1]:
             return True
     return False

@@ -26,6 +26,8 @@ WORDS: dict[str, list[str]] = {
 }
 SURE = [0.0, 0.5, 0.6999, 0.7, 0.70001, 0.9, 1.0, None, float("nan")]
 THRESHOLDS = [0.0, 0.5, 0.7, 0.95, 1.0]
+MORE = [*(word for words in WORDS.values() for word in words), "never seen"]
+OF_WORDS = st.dictionaries(st.sampled_from(MORE), st.none() | st.sampled_from(THRESHOLDS))
 
 
 def columns_of(rows: list[dict[str, tuple[Any, float | None]]]) -> pa.Table:
@@ -63,17 +65,20 @@ SOME = st.sampled_from(list(WORDS))
 
 
 def disagrees(
-    target: tuple[Any, float | None], row: tuple[Any, float | None], threshold: float | None
+    target: tuple[Any, float | None], row: tuple[Any, float | None], threshold: Any
 ) -> bool:
     """The rule, once more, for one attribute of one row."""
     if threshold is None or row[0] is None:
         return False
-    least = np.float32(threshold)
-    for sure in (target[1], row[1]):
-        if sure is not None and not np.float32(sure) >= least:
-            return False
-    mine, theirs = ({one} if isinstance(one, str) else set(one) for one in (target[0], row[0]))
-    return not mine & theirs
+    sets = [{one} if isinstance(one, str) else set(one) for one in (target[0], row[0])]
+    for words, sure in zip(sets, (target[1], row[1]), strict=True):
+        for word in words:
+            least = threshold.get(word) if isinstance(threshold, dict) else threshold
+            if least is None:
+                return False
+            if sure is not None and not np.float32(sure) >= np.float32(least):
+                return False
+    return not sets[0] & sets[1]
 
 
 @settings(deadline=None, max_examples=100)
@@ -81,7 +86,7 @@ def disagrees(
     rows=st.lists(ROW, min_size=1, max_size=30),
     targets=st.lists(TARGET, min_size=1, max_size=3),
     threshold=st.none() | st.sampled_from(THRESHOLDS),
-    own=st.dictionaries(SOME, st.none() | st.sampled_from(THRESHOLDS)),
+    own=st.dictionaries(SOME, st.none() | st.sampled_from(THRESHOLDS) | OF_WORDS),
     unused=st.sets(SOME, max_size=1),
     deleted=st.sets(st.integers(0, 29)),
     where=st.sampled_from([None, "camera != 1"]),
@@ -91,7 +96,7 @@ def test_it_drops_what_a_loop_over_rows_drops(
     rows: list[dict[str, Any]],
     targets: list[dict[str, Any]],
     threshold: float | None,
-    own: dict[str, float | None],
+    own: dict[str, Any],
     unused: set[str],
     deleted: set[int],
     where: str | None,
@@ -170,6 +175,37 @@ def test_a_confidence_as_a_gallery_keeps_it_reaches_the_threshold_it_was_written
     assert agreement.keeps(ITEMS).tolist() == [True, True, False, False]
 
 
+def test_each_side_has_to_reach_the_threshold_of_its_own_word() -> None:
+    rows = [("no", 0.6), ("no", 0.5), ("yes", 0.1), ("maybe", 1.0), (None, None)]
+    nothing = (None, None)
+    items = columns_of([{"hat": row, "age": nothing, "upper_color": nothing} for row in rows])
+    of_words = {"yes": 0.9, "no": 0.6, "maybe": None}
+    sure = Agreement({"hat": ("yes", 0.9)}, thresholds={"hat": of_words})
+    assert sure.keeps(items).tolist() == [False, True, True, True, True]
+    assert sure.compared(items.schema)[0].threshold == 0.9
+    assert Agreement({"hat": ("yes", 0.89)}, thresholds={"hat": of_words}).keeps(items).all()
+    no = Agreement({"hat": ("no", 0.6)}, thresholds={"hat": {"yes": 0.1, "no": 0.6}})
+    assert no.keeps(items).tolist() == [True, True, False, True, True]
+    for word in ("maybe", "often"):
+        never = Agreement({"hat": (word, 1)}, thresholds={"hat": of_words})
+        assert never.compared(items.schema)[0].unused == f"{word} is not to be used"
+        assert never.keeps(items).all()
+
+
+def test_a_set_has_the_highest_threshold_of_its_words() -> None:
+    told = {"red": 0.5, "blue": 0.8, "white": 0.0}
+    sets = [["blue"], ["blue", "red"], ["red"], ["black", "red"]]
+    nothing = (None, None)
+    items = columns_of([{"hat": nothing, "age": nothing, "upper_color": (s, 0.7)} for s in sets])
+    white = Agreement({"upper_color": ("white", 0)}, thresholds={"upper_color": told})
+    assert white.keeps(items).tolist() == [True, True, False, True]
+    both: dict[str, Any] = {"upper_color": (["blue", "white"], 0.7)}
+    assert Agreement(both, thresholds={"upper_color": told}).keeps(items).all()
+    assert not Agreement(both, thresholds={"upper_color": told | {"blue": 0.7}}).keeps(items)[2]
+    unlisted: dict[str, Any] = {"upper_color": (["green", "white"], 1)}
+    assert Agreement(unlisted, thresholds={"upper_color": told}).keeps(items).all()
+
+
 def test_a_column_that_holds_no_words_is_not_used() -> None:
     table = pa.table({"attr.hat": [True], "attr.age": ["old"]})
     (hat, _) = Agreement({"hat": ("yes", 1)}).compared(table.schema)
@@ -192,6 +228,10 @@ def test_a_column_that_holds_no_words_is_not_used() -> None:
         ({"threshold": 1.01}, "the threshold is a number from 0 to 1, got 1.01"),
         ({"threshold": float("nan")}, "got nan"),
         ({"thresholds": {"hat": -1}}, "the threshold of hat .* got -1"),
+        ({"thresholds": {"hat": {"yes": 1.1}}}, "the threshold of hat, yes, .* got 1.1"),
+        ({"thresholds": {"hat": {"yes": True}}}, "the threshold of hat, yes, .* got True"),
+        ({"thresholds": {"hat": {3: 0.5}}}, "thresholds of hat are those of words, got 3"),
+        ({"thresholds": {"hat": [0.5]}}, r"the threshold of hat .* got \[0.5\]"),
         ({"unused": "hat"}, "unused is a list of attributes, got 'hat'"),
     ],
 )
@@ -222,6 +262,11 @@ def test_agreements_of_the_same_are_equal_and_kept_once() -> None:
     other = Agreement({"upper_color": ({"black", "red"}, 0.9)}, thresholds={"hat": 0.5})
     target["hat"] = ("yes", 1)  # a caller goes on with theirs
     assert (one, hash(one)) == (other, hash(other))
+    words = {"yes": 0.5, "no": 0.9}
+    by_word, again = (Agreement(target, thresholds={"hat": dict(words)}) for _ in range(2))
+    words["no"] = 0.5
+    assert (by_word, hash(by_word)) == (again, hash(again))
+    assert by_word != Agreement(target, thresholds={"hat": words})
     first = filters.allowed(where=None, not_camera=[], agreement=one)
     assert filters.allowed(where=None, not_camera=[], agreement=other) is first
     assert filters.allowed(where=None, not_camera=[], agreement=Agreement(target)) is not first
@@ -343,7 +388,7 @@ def test_what_no_picture_tells_is_left_out() -> None:
 
 
 def test_thresholds_are_read_as_they_were_written(tmp_path: Path) -> None:
-    told = {"hat": 0.95, "bag": None, "age": 1}
+    told = {"hat": 0.95, "bag": None, "age": 1, "coat": {"yes": 0.5, "no": None, "Wörter": 1}}
     write_thresholds(tmp_path / "t.json", told, about={"kept": 0.98})
     assert read_thresholds(tmp_path / "t.json") == told
     content = json.loads((tmp_path / "t.json").read_text())
@@ -366,6 +411,11 @@ def test_thresholds_are_read_as_they_were_written(tmp_path: Path) -> None:
         ('{"format": 1, "thresholds": {"hat": 1.5}}', "that of hat is 1.5"),
         ('{"format": 1, "thresholds": {"hat": NaN}}', "NaN is no number"),
         ('{"format": 1, "thresholds": {"hat": "0.5"}}', "that of hat is '0.5'"),
+        ('{"format": 1, "thresholds": {"hat": {"yes": 1.5}}}', "that of hat, 'yes', is 1.5"),
+        ('{"format": 1, "thresholds": {"hat": {"yes": "1"}}}', "that of hat, 'yes', is '1'"),
+        ('{"format": 1, "thresholds": {"hat": {"yes": {"no": 1}}}}', "hat, 'yes', is a dict"),
+        ('{"format": 1, "thresholds": {"hat": [0.5]}}', r"that of hat is \[0.5\]"),
+        ('{"format": 1, "thresholds": {"hat": {"\\ud800": 1}}}', "surrogates not allowed"),
         ('{"format": 1, "thresholds": {"Hat": 0.5}}', "cannot be called 'Hat'"),
     ],
 )

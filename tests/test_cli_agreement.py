@@ -98,6 +98,25 @@ def test_it_is_explained_which_attribute_dropped_how_many(world):
     ]
 
 
+def test_thresholds_of_words(world, tmp_path):
+    path = tmp_path / "t.json"
+    asked = [world / "g", "--item", "0", "--auto-filter", path]
+    write_thresholds(path, {"hat": {"yes": 0.9, "no": 0.85}, "upper_color": {"red": 0}}, about={})
+    assert items_of(*asked) == rows_that(world, lambda n: n != 3)
+    told = succeed("query", *asked, "--explain").stderr
+    rows = [line.split()[:7] for line in told.splitlines()]
+    dropped = str(len(rows_that(world, lambda n: n == 3)))
+    assert ["hat", "yes", "0.900", "0.9,", "items", "0.85", dropped] in rows
+    assert ["upper_color", "red", "0.500", "0,", "items", "never", "0"] in rows
+    write_thresholds(path, {"hat": {"yes": 0.9, "no": 0.8, "maybe": 1}}, about={})
+    assert items_of(*asked) == rows_that(world, lambda n: n not in (1, 3))
+    assert "0.9, items 0.8 … 1" in succeed("query", *asked, "--explain").stderr
+    assert items_of(*asked, "--filter-at", "hat=0.85") == rows_that(world, lambda n: n != 3)
+    write_thresholds(path, {"hat": {"no": 0.5}}, about={})
+    assert items_of(*asked) == rows_that(world, lambda n: True)
+    assert "yes is not to be used" in succeed("query", *asked, "--explain").stderr
+
+
 def test_the_attributes_that_filter_are_shown(world):
     asked = ["query", world / "g", "--item", "0", "--top", "2"]
     where = ["--auto-filter", "0.7", "--where", "attr.hat != 'no'"]

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from attribute_world import drops, people, predicted
 from cli_world import assert_refused, run, succeed
 from conftest import FINGERPRINT
+from judged_world import drops, people, predicted
 
 from reid_index import Gallery
 

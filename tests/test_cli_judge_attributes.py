@@ -1,13 +1,14 @@
 """`reid judge-attributes` on made-up galleries."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from attribute_world import labels_of, people, predicted
 from cli_world import assert_refused, run, succeed
 from conftest import FINGERPRINT
+from judged_world import labels_of, people, predicted
 
 from reid_index import Gallery
 from reid_index.evaluation.attribute_thresholds import choose_thresholds
@@ -78,7 +79,7 @@ def test_filter_quality_and_thresholds_of_a_split(world, tmp_path) -> None:
     train = items.slice(0, 160)
     chosen = choose_thresholds(code(train, train, NAMES)[0], labels_of(train), keep=0.9)
     assert record["chosen"]["thresholds"] == dict(chosen.thresholds) == read_thresholds(path)
-    assert any(value is not None for value in chosen.thresholds.values())
+    assert any(isinstance(value, dict) for value in chosen.thresholds.values())
     assert json.loads(path.read_text())["about"]["persons"] == chosen.persons
     rest = items.slice(160, 80)
     asked = rest.take([row for row in range(80) if row % 4 == 0])
@@ -114,6 +115,7 @@ def test_the_table(world) -> None:
         "judge-attributes", folder / "g", "--labels", folder / "labels.csv", "--keep", "0.9"
     )
     text = done.stdout
+    assert re.search(r"^gender +female [\d.]+, male [\d.]+$", text, re.MULTILINE)
     for words in ("mean of 2 groups", "from confidence", "chosen, below", "kept of people left"):
         assert words in text
     assert "have no label" in done.stderr

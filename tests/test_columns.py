@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reid_index.errors import UsageError, WhereError
-from reid_index.filters.columns import Columns
+from reid_index.filters.columns import Columns, OfValues
 from reid_index.filters.where import compile_where
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -156,6 +156,19 @@ def test_each_operator_with_each_value(shape: str, times: int) -> None:
                 assert_same(columns, f"NOT {name} {operator} {literal}", table)
         assert_same(columns, f"{name} IN ({', '.join(literals)})", table)
         assert_same(columns, f"NOT {name} IN ({', '.join(literals[1:3])})", table)
+
+
+def test_sets_within_values() -> None:
+    sets = [[], ["a"], ["a", "b"], [None], ["b", None], ["c", "c"], None, ["b"]] * 3
+    table = pa.table({"tags": pa.array(sets, pa.list_(pa.string()))})
+    columns = Columns(table)
+    for values in [("a",), ("b", "a"), ("zz",), (), ("c", "b", "a")] * 2:  # plain, prepared, kept
+        expected = [None if one is None else set(one) <= set(values) for one in sets]
+        predicate = OfValues("tags", "WITHIN", values, pa.string())
+        assert predicate.known(table).to_pylist() == expected
+        true, false = map(columns.unpacked, columns.answer([predicate]))
+        assert true.tolist() == [one is True for one in expected]
+        assert false.tolist() == [one is False for one in expected]
 
 
 def test_many_rows_and_many_values() -> None:

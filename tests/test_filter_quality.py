@@ -93,7 +93,9 @@ def test_any_cells_and_thresholds_are_dropped_as_the_definition_has_it(data) -> 
                 for name, cell in CELLS.items()
             })
         )  # fmt: skip
-    thresholds = {name: data.draw(st.sampled_from([None, 0.0, 0.7, 0.71, 1.0])) for name in CELLS}
+    number = st.sampled_from([None, 0.0, 0.7, 0.71, 1.0])
+    by_word = st.dictionaries(st.sampled_from(["a", "b", "c", *COLORS, "never seen"]), number)
+    thresholds = {name: data.draw(number | by_word) for name in CELLS}
     asked, searched = (side.to_pylist() for side in sides)
     expected = [[drops(q, g, thresholds) for g in searched] for q in asked]
 
@@ -106,6 +108,11 @@ def test_words_beyond_what_one_number_holds() -> None:
     both = code(items, items, ["coat"])
 
     np.testing.assert_array_equal(dropped(*both, {"coat": 0.5}), ~np.eye(150, dtype=bool))
+
+    some = dict.fromkeys(words[60:70], 0.5)
+    expected = np.zeros((150, 150), bool)
+    expected[60:70, 60:70] = ~np.eye(10, dtype=bool)
+    np.testing.assert_array_equal(dropped(*both, {"coat": some}), expected)
 
 
 def test_a_word_beside_a_set_is_a_set_of_one() -> None:
@@ -151,7 +158,11 @@ def test_shares_of_nothing() -> None:
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
 def test_what_is_dropped_is_what_a_search_drops(rng, threshold) -> None:
     items = predicted(rng, people(rng, persons=15, crops=4), errors=ERRORS)
-    thresholds = {"hat": 0.8, "sleeve": None}
+    thresholds = {
+        "hat": {"yes": 0.8, "no": 0.6},
+        "sleeve": None,
+        "upper_color": {"red": 0.55, "blue": 0.8, "black": 0.6},
+    }
     used = dict.fromkeys(NAMES, threshold) | thresholds
     found = dropped(*code(items, items, NAMES), used)
     compared = 0

@@ -2,9 +2,10 @@
 
 A gallery item is dropped for a query where, for some attribute in use, both are known, each at
 least as sure as the attribute's threshold, and they disagree: their words differ, their sets have
-no word in common (a word beside a set is a set of one). What is unknown or unsure stays. Over all
-pairs of query and gallery that an evaluation considers, two numbers say what a filter is worth: how
-many of the true matches stay, and how much of the gallery goes.
+no word in common (a word beside a set is a set of one). Where words have thresholds of their own,
+that of a value is the highest of its words'. What is unknown or unsure stays. Over all pairs of
+query and gallery that an evaluation considers, two numbers say what a filter is worth: how many of
+the true matches stay, and how much of the gallery goes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..attributes import PREFIX, certainties
+from ..attributes import PREFIX, Threshold, certainties, least_for
 from ..compiled import compiled
 from ..errors import UsageError
 from ..threads import over_ranges
@@ -33,11 +34,13 @@ _ALL = np.uint64(2**64 - 1)
 class Coded:
     """Attributes of N items as numbers.
 
-    names: the A attributes. bits: uint64 (N, W), a bit for each word; those of attribute a are the
-    columns first[a] … first[a + 1]. sure: float32 (N, A), how sure each is, 0 where it is unknown.
+    names: the A attributes. words: of each, sorted. bits: uint64 (N, W), a bit for each word in
+    this order; those of attribute a are the columns first[a] … first[a + 1]. sure: float32 (N, A),
+    how sure each is, 0 where it is unknown.
     """
 
     names: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
     first: NDArray[np.int64]
     bits: NDArray[np.uint64]
     sure: NDArray[np.float32]
@@ -47,13 +50,14 @@ class Coded:
 
     def take(self, rows: NDArray[np.int64]) -> "Coded":
         """Those rows alone, in that order."""
-        return Coded(self.names, self.first, self.bits[rows], self.sure[rows])
+        return Coded(self.names, self.words, self.first, self.bits[rows], self.sure[rows])
 
     def part(self, start: int, stop: int) -> "Coded":
         """The rows start … stop."""
-        return Coded(self.names, self.first, self.bits[start:stop], self.sure[start:stop])
+        bits, sure = self.bits[start:stop], self.sure[start:stop]
+        return Coded(self.names, self.words, self.first, bits, sure)
 
-    def confident(self, thresholds: Mapping[str, float | None]) -> NDArray[np.uint64]:
+    def confident(self, thresholds: Mapping[str, Threshold]) -> NDArray[np.uint64]:
         """`bits` as they count under thresholds: all set, so that nothing disagrees with them,
         where an attribute is unknown, not sure enough, or not used (None, or not named)."""
         counted = self.bits.copy()
@@ -63,8 +67,13 @@ class Coded:
             if threshold is None:
                 counted[:, columns] = _ALL
                 continue
-            known = self.bits[:, columns].any(axis=1)
-            counted[~(known & (self.sure[:, at] >= np.float32(threshold))), columns] = _ALL
+            bits = self.bits[:, columns]
+            least = np.zeros(len(bits), np.float32)
+            for place, word in enumerate(self.words[at]):
+                its = least_for(threshold, [word])
+                has = bits[:, place // _BITS] >> np.uint64(place % _BITS) & np.uint64(1) != 0
+                np.maximum(least, np.float32(np.inf if its is None else its), out=least, where=has)
+            counted[~(bits.any(axis=1) & (self.sure[:, at] >= least)), columns] = _ALL
         return counted
 
 
@@ -74,6 +83,7 @@ def code(queries: pa.Table, gallery: pa.Table, names: Sequence[str]) -> tuple[Co
     Raises UsageError for an attribute that one of them lacks.
     """
     first = [0]
+    said: list[tuple[str, ...]] = []
     columns: tuple[list[NDArray[np.uint64]], ...] = ([], [])
     sures: tuple[list[NDArray[np.float32]], ...] = ([], [])
     tables = (("queries", queries), ("gallery", gallery))
@@ -82,7 +92,8 @@ def code(queries: pa.Table, gallery: pa.Table, names: Sequence[str]) -> tuple[Co
             if PREFIX + name not in table.column_names:
                 raise UsageError(f"the items of the {side} have no attribute {name}")
         both = [_values(table[PREFIX + name]) for _, table in tables]
-        words = pc.unique(pa.chunked_array(map(_flat, both), pa.string()).drop_null())
+        words = pc.unique(pa.chunked_array(map(_flat, both), pa.string()).drop_null()).sort()
+        said.append(tuple(words.to_pylist()))
         width = max(1, -(-len(words) // _BITS))
         for side_columns, sure, values, (_, table) in zip(
             columns, sures, both, tables, strict=True
@@ -96,6 +107,7 @@ def code(queries: pa.Table, gallery: pa.Table, names: Sequence[str]) -> tuple[Co
         made.append(
             Coded(
                 tuple(names),
+                tuple(said),
                 np.array(first, np.int64),
                 np.concatenate([np.empty((rows, 0), np.uint64), *bits], axis=1),
                 np.stack(sure, axis=1) if sure else np.empty((rows, 0), np.float32),
@@ -158,12 +170,13 @@ def filter_quality(
     gallery: Coded,
     query_labels: Labels,
     gallery_labels: Labels,
-    thresholds: Mapping[str, float | None],
+    thresholds: Mapping[str, Threshold],
     *,
     same_camera: bool = True,
     same_item: bool = False,
 ) -> FilterQuality:
-    """What thresholds (attribute → confidence in [0, 1], None: not used) do, by exact counts.
+    """What thresholds (attribute → confidence in [0, 1], or word → that; None: not used) do, by
+    exact counts.
 
     same_camera: gallery items of the query's person and camera are not considered; nor, with
     same_item, those of its id. Distractors are. Some queries at a time, without a queries × gallery
@@ -187,7 +200,7 @@ def filter_quality(
 
 
 def dropped(
-    queries: Coded, gallery: Coded, thresholds: Mapping[str, float | None]
+    queries: Coded, gallery: Coded, thresholds: Mapping[str, Threshold]
 ) -> NDArray[np.bool_]:
     """Which gallery items each query drops, bool (Q, G)."""
     asked, searched = queries.confident(thresholds), gallery.confident(thresholds)
@@ -201,7 +214,7 @@ def dropped(
     return out
 
 
-def _used(coded: Coded, thresholds: Mapping[str, float | None]) -> NDArray[np.int64]:
+def _used(coded: Coded, thresholds: Mapping[str, Threshold]) -> NDArray[np.int64]:
     """The columns of bits of each attribute in use: int64 (n, 2), from and to."""
     used = [at for at, name in enumerate(coded.names) if thresholds.get(name) is not None]
     return np.stack([coded.first[:-1][used], coded.first[1:][used]], axis=1).astype(np.int64)

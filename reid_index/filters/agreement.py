@@ -15,9 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .. import files
-from ..attributes import CONFIDENCE, PREFIX, check_name, names_in
+from ..attributes import CONFIDENCE, PREFIX, Threshold, check_name, least_for, names_in
 from ..errors import BadSource, FormatTooNew, UsageError
-from ..reading import number, read_json, shown
+from ..reading import number, read_json, shown, text
 from .columns import Bitmap, Columns, IsNull, OfValues, Step, counted, kind_of, packed, plain_type
 
 Words = str | Collection[str]
@@ -33,13 +33,15 @@ class Agreement:
     target: attribute → its word, or set of words, and how sure it is, in [0, 1]; None: certain, as
     what somebody said is. Attributes that are not known are left out.
     threshold: for all attributes; None: those without one of their own are not used. thresholds:
-    attribute → its own, None: not used. unused: attributes that are not used, whatever else is
-    said, as a bag can be put down.
+    attribute → its own: a number, None: not used, or word → number, None or not there: a value of
+    that word is never used. unused: attributes that are not used, whatever else is said, as a bag
+    can be put down.
 
     A row is dropped where, for one attribute that is used, the target and the row are both known
     with at least the threshold, and their words differ, or their sets have no word in common (a
-    word beside a set is a set of one). A null confidence beside a value is 1. Confidences and
-    thresholds are compared as float32, which galleries keep.
+    word beside a set is a set of one). With a threshold for each word, target and row each have to
+    reach that of their own word, a set the highest of its words'. A null confidence beside a value
+    is 1. Confidences and thresholds are compared as float32, which galleries keep.
 
     Raises UsageError for confidences and thresholds outside [0, 1], NaN among them, for words that
     are no text, and for a target of which nothing is known.
@@ -47,7 +49,7 @@ class Agreement:
 
     target: Mapping[str, tuple[Words, float | None]]
     threshold: float | None = 0.7
-    thresholds: Mapping[str, float | None] = field(default_factory=dict)
+    thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     unused: Collection[str] = ()
 
     def __post_init__(self) -> None:
@@ -56,15 +58,13 @@ class Agreement:
             raise UsageError("nothing is known of the target's attributes: filter by where instead")
         if self.threshold is not None:
             _check_share(self.threshold, "the threshold")
-        for name, threshold in self.thresholds.items():
-            if threshold is not None:
-                _check_share(threshold, f"the threshold of {name}")
+        thresholds = {name: _checked(name, own) for name, own in self.thresholds.items()}
         if isinstance(self.unused, str):
             raise UsageError(f"unused is a list of attributes, got {self.unused!r}")
         unused = frozenset(self.unused)
         # Copies: a caller may go on with theirs, and what is kept for an agreement must not change.
         object.__setattr__(self, "target", target)
-        object.__setattr__(self, "thresholds", dict(self.thresholds))
+        object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "unused", unused)
 
     def __hash__(self) -> int:
@@ -72,10 +72,13 @@ class Agreement:
 
     @cached_property
     def _hash(self) -> int:
-        known, own = frozenset(self.target.items()), frozenset(self.thresholds.items())
-        return hash((known, self.threshold, own, self.unused))
+        own = frozenset(
+            (name, frozenset(one.items()) if isinstance(one, Mapping) else one)
+            for name, one in self.thresholds.items()
+        )
+        return hash((frozenset(self.target.items()), self.threshold, own, self.unused))
 
-    def threshold_of(self, name: str) -> float | None:
+    def threshold_of(self, name: str) -> Threshold:
         """From which confidence on an attribute counts; None: it is not used."""
         if name in self.unused:
             return None
@@ -105,7 +108,8 @@ class Agreement:
 
     def _compared(self, name: str, schema: pa.Schema) -> "Compared":
         words, confidence = self.target.get(name, ((), None))
-        threshold = self.threshold_of(name)
+        whole = self.threshold_of(name)
+        threshold = least_for(whole, words) if words else None
         reason = None
         if not words:
             reason = "not known of the target"
@@ -113,8 +117,10 @@ class Agreement:
             reason = "not in the gallery"
         elif kind_of(plain_type(schema.field(PREFIX + name).type)) not in ("text", "set"):
             reason = f"no words in the gallery, but {schema.field(PREFIX + name).type}"
-        elif name in self.unused or (threshold is None and name in self.thresholds):
+        elif name in self.unused or (whole is None and name in self.thresholds):
             reason = "not to be used"
+        elif whole is not None and threshold is None:
+            reason = f"{', '.join(words)} is not to be used"
         elif threshold is None:
             reason = "it has no threshold"
         elif confidence is not None and np.float32(confidence) < np.float32(threshold):
@@ -124,6 +130,7 @@ class Agreement:
             words=tuple(words),
             confidence=confidence,
             threshold=threshold,
+            of_items=whole,
             unused=reason,
         )
 
@@ -165,15 +172,17 @@ class Compared:
     """An attribute of a target and a gallery.
 
     words: of the target, sorted; none where it is not known of it. confidence: of these; None:
-    certain, or not known. threshold: from which confidence on it counts; None: at none. unused: why
-    it is not used, None where it is. dropped: how many rows disagree in it, of those that were
-    allowed otherwise; only: how many of these in nothing else.
+    certain, or not known. threshold: from which confidence on these words count; None: at none.
+    of_items: the same of rows, as `Agreement.thresholds` has it. unused: why it is not used, None
+    where it is. dropped: how many rows disagree in it, of those that were allowed otherwise; only:
+    how many of these in nothing else.
     """
 
     name: str
     words: tuple[str, ...]
     confidence: float | None
     threshold: float | None
+    of_items: Threshold
     unused: str | None
     dropped: int = 0
     only: int = 0
@@ -209,19 +218,49 @@ def _check_share(value: Any, what: str) -> None:
         raise UsageError(f"{what} is a number from 0 to 1, got {value!r}")
 
 
+def _checked(name: str, threshold: Any) -> Threshold:
+    """A threshold of its own, a copy. Raises UsageError for what is none."""
+    if threshold is None:
+        return None
+    if not isinstance(threshold, Mapping):
+        _check_share(threshold, f"the threshold of {name}")
+        return float(threshold)
+    for word, least in threshold.items():
+        if not isinstance(word, str):
+            raise UsageError(f"thresholds of {name} are those of words, got {word!r}")
+        if least is not None:
+            _check_share(least, f"the threshold of {name}, {word},")
+    return {word: None if least is None else float(least) for word, least in threshold.items()}
+
+
 def _disagree(one: Compared, schema: pa.Schema) -> list[Step]:
     """Where rows are known to have other words, and are sure of it, in postfix order."""
     column = PREFIX + one.name
     kind = plain_type(schema.field(column).type)
-    words = OfValues(column, "IN", one.words, pa.string() if kind_of(kind) == "set" else kind)
-    steps: list[Step] = [words, "not"]
+    is_set = kind_of(kind) == "set"
+    kind = pa.string() if is_set else kind
+    steps: list[Step] = [OfValues(column, "IN", one.words, kind), "not"]
+    if not isinstance(one.of_items, Mapping):
+        return [*steps, *_sure(column, one.of_items, schema)]
+    # A row's threshold is at most t where all of its words' are. So one predicate for each number
+    # is enough, and it is the same for every target: its answer is kept.
+    told = {word: least for word, least in one.of_items.items() if least is not None}
+    for at, least in enumerate(sorted(set(told.values()))):
+        words = tuple(sorted(word for word, its in told.items() if its <= least))
+        steps.append(OfValues(column, "WITHIN" if is_set else "IN", words, kind))
+        steps += [*_sure(column, least, schema), *(["or"] if at else [])]
+    return [*steps, "and"]
+
+
+def _sure(column: str, least: float | None, schema: pa.Schema) -> list[Step]:
+    """That rows are at least so sure of a column, too: what follows a step."""
     told = column + CONFIDENCE
     if told not in schema.names:
-        return steps
+        return []
     sure = schema.field(told).type
     sure = sure if pa.types.is_floating(sure) else pa.float64()
-    (least,) = pa.array([one.threshold], pa.float64()).cast(sure).to_pylist()
-    return [*steps, OfValues(told, ">=", (least,), sure), IsNull(told), "or", "and"]
+    (value,) = pa.array([least], pa.float64()).cast(sure).to_pylist()
+    return [OfValues(told, ">=", (value,), sure), IsNull(told), "or", "and"]
 
 
 def known_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Words, float | None]]:
@@ -255,9 +294,10 @@ def known_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Words, flo
     return known
 
 
-def read_thresholds(path: Path) -> dict[str, float | None]:
-    """Attribute → from which confidence on it is filtered by, None: not at all; of a JSON file
-    such as `{"format": 1, "thresholds": {"hat": 0.95, "bag": null}, "about": {…}}`.
+def read_thresholds(path: Path) -> dict[str, Threshold]:
+    """Attribute → from which confidence on it is filtered by, of all words or of each, None: not at
+    all; of a JSON file such as
+    `{"format": 1, "thresholds": {"hat": {"yes": 0.9, "no": 0.99}, "bag": null}, "about": {…}}`.
 
     Raises BadSource where it cannot be read or says anything else, FormatTooNew.
     """
@@ -278,7 +318,7 @@ def read_thresholds(path: Path) -> dict[str, float | None]:
         thresholds, about = content["thresholds"], content.get("about", {})
         if not isinstance(thresholds, dict) or not isinstance(about, dict):
             raise ValueError("thresholds and about are objects")
-        return {check_name(name): _share(value, name) for name, value in thresholds.items()}
+        return {check_name(name): _read(value, name) for name, value in thresholds.items()}
     except FormatTooNew:
         raise
     except (OSError, ValueError) as error:
@@ -286,18 +326,24 @@ def read_thresholds(path: Path) -> dict[str, float | None]:
         raise BadSource(f"{path}: no thresholds of attributes can be read: {reason}") from None
 
 
+def _read(value: Any, name: str) -> Threshold:
+    if isinstance(value, dict):
+        return {
+            text(word, name=f"a word of {name}"): _share(least, f"{name}, {shown(word)},")
+            for word, least in value.items()
+        }
+    return _share(value, name)
+
+
 def _share(value: Any, name: str) -> float | None:
     return None if value is None else number(value, name=f"that of {name}", least=0, most=1)
 
 
 def write_thresholds(
-    path: Path, thresholds: Mapping[str, float | None], *, about: Mapping[str, Any]
+    path: Path, thresholds: Mapping[str, Threshold], *, about: Mapping[str, Any]
 ) -> None:
     """Write the file that `read_thresholds` reads, in one step, in place of a former one. about:
     JSON on how they were found. Raises UsageError for thresholds outside [0, 1]."""
-    for name, value in thresholds.items():
-        if value is not None:
-            _check_share(value, f"the threshold of {check_name(name)}")
-    told = {name: None if value is None else float(value) for name, value in thresholds.items()}
+    told = {name: _checked(check_name(name), value) for name, value in thresholds.items()}
     content = {"format": _FORMAT, "thresholds": told, "about": dict(about)}
     files.replace_file(path, files.json_bytes(content))

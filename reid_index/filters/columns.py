@@ -88,11 +88,12 @@ def _plain(table: pa.Table, name: str) -> _Array:
 
 @dataclass(frozen=True)
 class OfValues:
-    """A column beside values: operator = != < <= > >= and one value, or IN and any number.
+    """A column beside values: operator = != < <= > >= and one value, or IN and any number; for sets
+    alone also WITHIN and any number.
 
     values: int, float, bool or str; times as microseconds since 1970. type: that of the values and
     of the comparison: int64 or float64 for integers, the elements' for a set (= contains, != does
-    not, IN contains any), otherwise the column's.
+    not, IN contains any, WITHIN contains no other), otherwise the column's.
     """
 
     name: str
@@ -104,8 +105,8 @@ class OfValues:
         """Whether it is true for each row, null where that is unknown: chunked bool (rows,)."""
         column, values = _plain(table, self.name), pa.array(self.values, type=self.type)
         if pa.types.is_list(column.type):
-            contains = _contains_any(column, values)
-            return pc.invert(contains) if self.operator == "!=" else contains
+            contains = _contains_any(column, values, others=self.operator == "WITHIN")
+            return pc.invert(contains) if self.operator in ("!=", "WITHIN") else contains
         # Not safe: that refuses integers beyond 2⁵³ instead of rounding them.
         column = column.cast(self.type, safe=False)
         if self.operator != "IN":
@@ -152,10 +153,10 @@ Step: TypeAlias = Predicate | str
 """Of an expression in postfix order: a predicate, or "and", "or", "not"."""
 
 
-def _contains_any(column: _Array, values: _Array) -> _Array:
-    """Whether each set has any of the values; null where the set is null."""
+def _contains_any(column: _Array, values: _Array, *, others: bool) -> _Array:
+    """Whether each set has any of the values, or any other; null where the set is null."""
     rows, elements = _elements(column)
-    found = pc.is_in(elements, value_set=values).to_numpy()
+    found = pc.is_in(elements, value_set=values).to_numpy() != others
     contains = np.zeros(len(column), np.bool_)
     contains[rows[found]] = True
     return pa.chunked_array([pa.array(contains, mask=pc.is_null(column).to_numpy())])
@@ -425,10 +426,21 @@ class _Sets:
         return cls(distinct, rows[np.argsort(codes, kind="stable")], starts, len(column), known)
 
     def matches(self, operator: str, values: Sequence[Any]) -> Bitmap:
+        if operator == "WITHIN":
+            every = range(len(self.starts) - 1)  # null, which comes last, among them
+            return ~self._with(set(every) - self._places("=", values))
+        return self._with(self._places(operator, values))
+
+    def _places(self, operator: str, values: Sequence[Any]) -> set[int]:
+        """Which distinct elements compare so with any of the values."""
+        spans = [_span(self.distinct, len(self.distinct), operator, value) for value in values]
+        return {place for low, high in spans for place in range(low, high)}
+
+    def _with(self, places: set[int]) -> Bitmap:
+        """The rows that hold any of those elements."""
         found = np.zeros(self.count, np.bool_)
-        for value in values:
-            low, high = _span(self.distinct, len(self.distinct), operator, value)
-            found[self.rows[self.starts[low] : self.starts[high]]] = True
+        for place in places:
+            found[self.rows[self.starts[place] : self.starts[place + 1]]] = True
         return packed(found)
 
 
