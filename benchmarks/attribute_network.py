@@ -82,6 +82,7 @@ def trainings(
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--attribute-loss", default=0.6, show_default=True, help="Its weight.")
 @click.option("--seeds", default=3, show_default=True)
+@click.option("--only", multiple=True, help="These steps alone.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Raw results as JSON.")
 def main(
     folder: Path,
@@ -92,6 +93,7 @@ def main(
     epochs: int,
     attribute_loss: float,
     seeds: int,
+    only: tuple[str, ...],
     out: Path,
 ) -> None:
     """Train and score each step on the same crops."""
@@ -107,6 +109,8 @@ def main(
     steps = trainings(backbone, dim=dim, epochs=epochs, words=words, weight=attribute_loss)
     for seed in range(seeds):
         for name, training in steps.items():
+            if only and name not in only:
+                continue
             if any(run["name"] == name and run["seed"] == seed for run in runs):
                 continue
             looks = Looks(words=shares) if training.plan.words else None

@@ -25,6 +25,7 @@ from extractors.systems.system import System
 from extractors.training import train as training_module
 from extractors.training.augment import Augment, prepare
 from extractors.training.batches import Batches
+from extractors.training.looks import Looks
 from extractors.training.losses import Losses
 from extractors.training.schedule import Schedule
 from extractors.training.train import Training
@@ -111,6 +112,7 @@ def speed(
         state=None,
         device=_CPU,
         tracks=None,
+        looks=Looks(),
         also={},
         start=lambda _system: None,
     )

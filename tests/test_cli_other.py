@@ -221,6 +221,8 @@ def test_every_command_has_a_whole_line_of_help():
                 "costs",
                 "index",
                 "inspect",
+                "attributes",
+                "judge-attributes",
                 "train",
                 "verify",
                 "demo",

@@ -38,6 +38,7 @@ class _Greys:
     fingerprint = FINGERPRINT
     dim = 2
     matcher = None
+    predicted_by = None
 
     def prepare(self, crop):
         return np.array([crop.mean(), 255], np.float32)

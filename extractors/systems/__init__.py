@@ -122,7 +122,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As a model's card has it."""
-        return {name: one for name, one in asdict(self).items() if one or name not in _OF_SOME}
+        said = {name: one for name, one in asdict(self).items() if one or name not in _OF_SOME}
+        if self.words:
+            said["words"] = [[name, list(some)] for name, some in self.words]
+        return said
 
     @property
     def looks(self) -> Looks | None:
@@ -152,7 +155,7 @@ def _is_word(word: object) -> bool:
 def plan_from(data: Mapping[str, Any], *, where: str) -> Plan:
     """The inverse of `Plan.to_json`. where: what messages call it. Raises BadWeights."""
     try:
-        said = dict(data)
+        said = {**data}
         if "words" in said:
             said["words"] = tuple((str(name), tuple(some)) for name, some in said["words"])
         return Plan(**said)

@@ -126,6 +126,7 @@ class Training:
         """As cards and states have it."""
         said = asdict(self)
         said["preprocess"] = preprocess_to_json(self.preprocess)
+        said["plan"] = self.plan.to_json()
         said["schedule"]["steps"] = list(self.schedule.steps)
         return said
 
