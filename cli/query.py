@@ -298,6 +298,11 @@ def command(
         text = table(result, attributes=named)
     _write(text, out)
     notes = [result.fallback, result.note, hidden]
+    if result.note is not None and result.agreed is not None and result.agreed.dropped:
+        notes.append(
+            f"--auto-filter dropped {result.agreed.dropped:,} of {result.agreed.allowed:,}; "
+            "--explain says by which attribute"
+        )
     if rerank and not explain:
         notes += _rerank_notes(result, is_item=item is not None)
     if opened.matcher is not None and not (rerank or explain or result.exact):
