@@ -172,9 +172,8 @@ def _told(parts: Sequence[Path]) -> list[str]:
     from reid_index.attributes import names_in
     from reid_index.store.shard import open_shard
 
-    return list(
-        dict.fromkeys(n for part in parts for n in names_in(open_shard(part).columns.names))
-    )
+    columns = (name for part in parts for name in open_shard(part).columns.names)
+    return list(dict.fromkeys(names_in(columns)))
 
 
 def _cut_of(manifest: "Manifest", extractor: "Extractor") -> dict[str, int] | None:

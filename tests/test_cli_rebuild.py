@@ -526,7 +526,8 @@ def test_what_the_new_model_tells_of_the_items_is_left_to_be_asked_for(crops, pa
 
     torch.manual_seed(0)
     words = (("hat", ("no", "yes")),)
-    plan = Plan(system="fls", backbone="resnet18_x0_125", dim=8, regions=3, words=words)
+    made = {"system": "fls", "backbone": "resnet18_x0_125", "dim": 8, "regions": 3}
+    plan = Plan(**made, words=words, told_from="weighted")
     weights = tmp_path / "fls.safetensors"
     write_model(weights, Model(make_system(plan, classes=2).eval(), plan, FED, {}))
     done = succeed("rebuild", path, "--extractor", "trained", "--weights", weights)
