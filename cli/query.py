@@ -208,6 +208,7 @@ def command(
             proportion=proportion,
             where=where,
             not_camera=not_camera,
+            auto_filter=filtering,
             k=k,
             shortlist=shortlist,
             exact=exact,

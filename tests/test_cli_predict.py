@@ -232,6 +232,30 @@ def test_segments_have_what_their_frames_vote(model, out, tmp_path):
     assert found == pytest.approx([row["attr.gender.confidence"] for row in same], abs=1e-6)
 
 
+def test_segments_that_disagree_with_a_targets_are_left_out(model, out, tmp_path):
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    video = write_video(folder / "v.mp4")
+    boxes = write_boxes(tmp_path / "v.csv", frames=range(20), video="v.mp4")
+    source = (folder, "--tracks", boxes, "--segment", 4)
+    succeed("build", *source, "--out", out, *STRIPES, "--attributes", model)
+    for target in ((video, "--tracks", boxes, "--track", "a"), ("--item", "0")):
+        asked = ("query", out, *target, "--format", "jsonl")
+        for options, tracks in (((), {"a", "b"}), (("--auto-filter", "0.7"), {"a"})):
+            lines = succeed(*asked, *options).stdout.splitlines()
+            assert {json.loads(line)["track"] for line in lines} == tracks
+        told = succeed(*asked, "--auto-filter", "0.7", "--explain").stderr
+        assert "auto-filter 9 of 18 items dropped" in told
+    moved = tmp_path / "moved.xml"
+    model.rename(moved)
+    model.with_suffix(".bin").rename(moved.with_suffix(".bin"))
+    asked = ("query", out, video, "--tracks", boxes, "--track", "a")
+    succeed(*asked)  # nobody asks for its attributes
+    told = run(*asked, "--auto-filter", "0.7")
+    assert_refused(told, code=1, text="--attributes FILE says where it is now")
+    succeed(*asked, "--auto-filter", "0.7", "--attributes", moved)
+
+
 def test_an_evaluation_predicts_where_it_filters(model, out, tmp_path):
     """A moved model is asked for only then; two people are told apart by their shades."""
     data = tmp_path / "data"
