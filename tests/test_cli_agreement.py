@@ -132,7 +132,6 @@ def test_the_attributes_that_filter_are_shown(world):
         ("--auto-filter 0.7 --filter-at bag=0.9", "no attribute 'bag'"),
         ("--auto-filter 0.7 --no-filter-by bag", "its attributes: hat, upper_color"),
         ("--auto-filter 0.7 --filter-at hat=1 --no-filter-by hat", "clash: give one of them"),
-        ("--auto-filter 0.7 --aggregate mean", "--auto-filter says nothing where videos"),
     ],
 )
 def test_options_that_make_no_sense(world, words, text):
