@@ -154,9 +154,9 @@ def _notes(labels: "Labels", joined: "Joined", path: Path) -> list[str]:
     if joined.unnamed:
         notes.append(f"{counted(joined.unnamed, 'item')} of the gallery without a {labels.key}")
     if joined.strangers:
+        name = "names" if joined.strangers == 1 else "name"
         notes.append(
-            f"{path}: {counted(joined.strangers, 'row')} of a {labels.key} that the gallery does "
-            "not have"
+            f"{path}: {counted(joined.strangers, 'row')} that {name} no {labels.key} of the gallery"
         )
     return notes
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @click.option("--weights", type=PATH, help="The extractor's model file.")
 @preprocess_options
 @weighting_option
-@attributes_option("Predict attributes, too, by this model: person-attributes-…-0230.xml.")
+@attributes_option("Predict attributes, too, by this model: …-0230.xml, or one of reid train.")
 @source_options
 @click.option(
     "--detector", type=PATH, help="Find the people in videos first: an .xml or .onnx file."
@@ -374,7 +374,7 @@ def _from_pictures(
     )
     predicting = None
     if attributes is not None:
-        predictor = predictor_of(attributes)
+        predictor = predictor_of(attributes, device=device)
         opened = WithAttributes(opened, predictor)
         predicting = recipe_of(attributes, predictor)
     if cut is None and opened.segments.matcher is not None:

@@ -18,7 +18,6 @@ _OF_ITEMS = {
     "combine": "the segments of a target are compared one by one",
     "recall": "no index is asked for candidates",
     "rerank": "re-ranking is of single items",
-    "auto_filter": "attributes are of single items; --where goes by them here, too",
     "search_device": "candidates are compared on the processor",
 }
 """Parameters of `reid query` that say nothing where the answer is candidates, and why."""

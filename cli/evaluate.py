@@ -10,6 +10,7 @@ from reid_index.errors import UsageError
 from .aggregate_options import aggregate_options
 from .attribute_options import auto_filter_options, parse_auto_filter
 from .extractor_options import (
+    attributes_option,
     make_preprocess,
     make_weighting,
     preprocess_options,
@@ -89,6 +90,7 @@ _TABLES = (".csv", ".parquet")
 )
 @click.option("--fuse-weights", metavar="A,B,…", help="One for each extractor, GALLERY's first.")
 @auto_filter_options
+@attributes_option("Of --auto-filter: what predicts those of dataset folders.")
 @click.option(
     "--report",
     type=PATH,

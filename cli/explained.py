@@ -92,8 +92,16 @@ def explain(
                     f"{crop.name}: no camera is known by its name: leave out --not-own-camera"
                 )
             own = [crop.camera] if not_own_camera and crop.camera is not None else []
-            vector = extractor.extract([crop.pixels]).global_
-            best += found.search(vector, k=top, where=where, not_camera=own).matches
+            made = extractor.extract([crop.pixels])
+            has_parts = found.matcher is not None and not found.matcher.of_frames
+            best += found.search(
+                made.global_,
+                k=top,
+                where=where,
+                not_camera=own,
+                parts=made.parts if has_parts else None,
+                visible=made.visible if has_parts else None,
+            ).matches
     rows = []
     with progress_bar(len(crops), unit="crop") as bar:
         for crop, best in zip(crops, matches, strict=True):

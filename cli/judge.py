@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors import DEFAULT, open_extractor
+from extractors.attributes import WithAttributes, predictor_of
 from extractors.pictures import Source
 from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
@@ -169,6 +170,11 @@ def _refuse_needless(question: Question) -> None:
     folders = any(sides.kind_of(path) == "dataset" for path in paths)
     if question.device != "cpu" and not folders and question.rerank != "joint":
         raise UsageError("--device is for dataset folders and for --rerank joint")
+    if question.attributes is not None:
+        if question.auto_filter is None:
+            raise UsageError("--attributes belongs to --auto-filter")
+        if not folders:
+            raise UsageError("--attributes is for dataset folders: galleries have theirs")
     if question.split_number and (question.split is not None or not folders):
         raise UsageError("--split-number is for dataset folders that have several splits")
     if question.auto_filter is not None and question.protocol in sides.VIDEO:
@@ -276,14 +282,23 @@ def _extractor(question: Question, like: Side | None) -> "Extractor":
             raise UsageError("how crops are fed to a model belongs to --extractor; name it, too")
         if question.weighting is not None:
             raise UsageError("--weighting belongs to --extractor; name it, too")
-        return sides.recipe_of(like.gallery, weights=question.weights, device=question.device)
-    return open_extractor(
+        return sides.recipe_of(
+            like.gallery,
+            weights=question.weights,
+            device=question.device,
+            attributes=question.attributes,
+            predict=question.auto_filter is not None,
+        )
+    extractor = open_extractor(
         question.extractor or DEFAULT,
         weights=question.weights,
         preprocess=question.preprocess,
         device=question.device,
         weighting=question.weighting,
     )
+    if question.attributes is None:
+        return extractor
+    return WithAttributes(extractor, predictor_of(question.attributes, device=question.device))
 
 
 def _kept(side: Side, rows: NDArray[np.int64]) -> Side:

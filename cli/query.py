@@ -208,6 +208,7 @@ def command(
             proportion=proportion,
             where=where,
             not_camera=not_camera,
+            auto_filter=filtering,
             k=k,
             shortlist=shortlist,
             exact=exact,
@@ -298,6 +299,11 @@ def command(
         text = table(result, attributes=named)
     _write(text, out)
     notes = [result.fallback, result.note, hidden]
+    if result.note is not None and result.agreed is not None and result.agreed.dropped:
+        notes.append(
+            f"--auto-filter dropped {result.agreed.dropped:,} of {result.agreed.allowed:,}; "
+            "--explain says by which attribute"
+        )
     if rerank and not explain:
         notes += _rerank_notes(result, is_item=item is not None)
     if opened.matcher is not None and not (rerank or explain or result.exact):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reid_index import Gallery
     from reid_index.search.video_result import VideoResult
 
+    from .attribute_options import AutoFilter
     from .strips import Shot
     from .video_target import VideoTarget
 
@@ -37,6 +38,7 @@ class Asked:
     proportion: float | None
     where: str | None
     not_camera: tuple[str, ...]
+    auto_filter: "AutoFilter | None"
     k: int
     shortlist: int | None
     exact: bool
@@ -81,12 +83,20 @@ def answer_candidates(
     start = time.perf_counter()
     target = _target(gallery, asked)
     times["target"] = time.perf_counter() - start
+    agreement = None
+    if asked.auto_filter is not None:
+        from .agreeing import agreement_of
+
+        agreement = agreement_of(
+            target.attributes, asked.auto_filter, label=target.shown.label, path=gallery.path
+        )
     result = gallery.search_videos(
         target.vectors,
         index=target.index,
         k=asked.k,
         where=asked.where,
         not_camera=parse_cameras(asked.not_camera, target.camera),
+        agreement=agreement,
         how=aggregate.how,
         above=aggregate.above,
         top=aggregate.proportion,
@@ -153,6 +163,7 @@ def _target(gallery: "Gallery", asked: Asked) -> "VideoTarget":
         cut=_cut(gallery, asked),
         weights=asked.weights,
         attributes=asked.attributes,
+        predict=asked.auto_filter is not None,
         device=asked.device,
     )
 
@@ -305,4 +316,9 @@ def _explanation(result: "VideoResult", asked: Asked, *, rule: str, times: dict[
         f"exact       {'yes' if result.exact else 'no'}",
     ]
     spent = " · ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in stages.items())
-    return "\n".join([*lines, f"ms          {spent}"])
+    lines.append(f"ms          {spent}")
+    if result.agreed is not None:
+        from .agreeing import explained
+
+        lines.append(explained(result.agreed))
+    return "\n".join(lines)

@@ -42,3 +42,4 @@ class Question:
     segment: int | None = None
     stride: int | None = None
     auto_filter: "AutoFilter | None" = None
+    attributes: Path | None = None

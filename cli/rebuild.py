@@ -152,12 +152,28 @@ def command(
         pace = {"batch_size": batch_size, "workers": workers, "strict": strict}
         try:
             done = run.rebuild(opened, pace)
+            told = _told(_parts(folder))
             _clear(folder)
         finally:
             if not _parts(folder):
                 _clear(folder)
     _tell(gallery, done)
+    if told:
+        click.echo(
+            f"{gallery}: what is known of its items stays as it was; what the model tells of them, "
+            f"{', '.join(told)}, is added by `reid attributes {gallery} --from {weights}`",
+            err=True,
+        )
     _tell_pending(ctx, done.pending)
+
+
+def _told(parts: Sequence[Path]) -> list[str]:
+    """The attributes that the extractor of these shards tells."""
+    from reid_index.attributes import names_in
+    from reid_index.store.shard import open_shard
+
+    columns = (name for part in parts for name in open_shard(part).columns.names)
+    return list(dict.fromkeys(names_in(columns)))
 
 
 def _cut_of(manifest: "Manifest", extractor: "Extractor") -> dict[str, int] | None:

@@ -288,14 +288,28 @@ def read_dataset(path: Path, protocol: str, *, split: int) -> Dataset:
     return dataset
 
 
-def recipe_of(gallery: Gallery, *, weights: Path | None, device: str) -> "Extractor":
-    """The extractor that a gallery was built with. Raises what `open_recipe` raises."""
+def recipe_of(
+    gallery: Gallery,
+    *,
+    weights: Path | None,
+    device: str,
+    attributes: Path | None = None,
+    predict: bool = True,
+) -> "Extractor":
+    """The extractor that a gallery was built with; the others as `open_recipe` has them, which says
+    what it raises."""
     if gallery.manifest.recipe.get("extractor") not in DESCRIPTIONS:
         raise UsageError(
             f"{gallery.path}: its vectors were made elsewhere, so no pictures can be embedded like "
             "them; give a gallery or shard of the same extractor for the other side, too"
         )
-    return open_recipe(gallery.manifest.recipe, weights=weights, device=device)
+    return open_recipe(
+        gallery.manifest.recipe,
+        weights=weights,
+        device=device,
+        attributes=attributes,
+        predict=predict,
+    )
 
 
 def pooled(side: Side) -> Side:

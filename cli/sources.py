@@ -260,7 +260,7 @@ def gallery_extractor(
     UsageError.
     """
     from extractors import DEFAULT, open_recipe
-    from reid_index.errors import BadWeights, ExtractorMismatch, UsageError
+    from reid_index.errors import BadWeights, ExtractorMismatch
 
     recipe = gallery.manifest.recipe
     built_with = recipe.get("weights")
@@ -268,11 +268,6 @@ def gallery_extractor(
         raise BadWeights(
             f"{built_with}: the model file that the gallery was built with is not there; "
             "--weights FILE says where it is now"
-        )
-    if attributes is not None and recipe.get("attributes") is None:
-        raise UsageError(
-            f"{gallery.path} was built without a model that predicts attributes: leave "
-            "--attributes out"
         )
     extractor = open_recipe(
         recipe, weights=weights, device=device, attributes=attributes, predict=predict

@@ -129,7 +129,8 @@ def open_recipe(
     weights: where its model file is now; attributes: where the predictor's is. predict: leave the
     predictor out where False.
 
-    Raises UsageError for vectors that were made elsewhere, BadSource for a weighting that is none,
+    Raises UsageError for vectors that were made elsewhere, and for attributes where the gallery has
+    no predictor, BadSource for a weighting that is none,
     ExtractorMismatch for another predictor, and what `open_extractor` raises.
     """
     name = recipe.get("extractor")
@@ -137,6 +138,11 @@ def open_recipe(
         raise UsageError(
             "this gallery's vectors were made elsewhere: query it with a vector (.npy) of the same "
             "extractor, or with --item N"
+        )
+    if attributes is not None and recipe.get("attributes") is None:
+        raise UsageError(
+            "this gallery was built without a model that predicts attributes: leave --attributes "
+            "out"
         )
     preprocess: Preprocess | Size | None = None
     fed = recipe.get("preprocess")
@@ -162,4 +168,5 @@ def open_recipe(
         return opened
     from .attributes import WithAttributes, open_predictor
 
-    return WithAttributes(opened, open_predictor(recipe["attributes"], weights=attributes))
+    predictor = open_predictor(recipe["attributes"], weights=attributes, device=device)
+    return WithAttributes(opened, predictor)

@@ -150,7 +150,10 @@ def _key(columns: Sequence[str], *, by: str | None, path: Path) -> str:
     for key in KEYS:
         if key in columns:
             return key
-    raise BadSource(f"{path}: whom a row is of is told by a column item, source or person")
+    raise BadSource(
+        f"{path}: whom a row is of is told by a column item, source or person; it has "
+        f"{', '.join(map(shown, columns[:_NAMED]))}"
+    )
 
 
 def _notes(columns: Sequence[str], *, key: str, names: Mapping[str, str], path: Path) -> list[str]:

@@ -103,9 +103,11 @@ def recipe_of(path: Path, predictor: AttributePredictor) -> dict[str, Any]:
     return {"weights": str(path.absolute()), "fingerprint": predictor.fingerprint.to_json()}
 
 
-def open_predictor(said: Any, *, weights: Path | None = None) -> AttributePredictor:
+def open_predictor(
+    said: Any, *, weights: Path | None = None, device: str = "cpu"
+) -> AttributePredictor:
     """The predictor that a gallery was built with. said: what `recipe_of` told. weights: where its
-    model file is now.
+    model file is now. device: as `predictor_of` has it.
 
     Raises BadSource for a recipe that does not say it, BadWeights where the file is gone or no such
     model, ExtractorMismatch for another one, MissingExtra.
@@ -122,7 +124,7 @@ def open_predictor(said: Any, *, weights: Path | None = None) -> AttributePredic
             f"{path}: the model that predicted the gallery's attributes is not there; "
             "--attributes FILE says where it is now"
         )
-    predictor = predictor_of(path)
+    predictor = predictor_of(path, device=device)
     apart = fingerprint.differences(predictor.fingerprint)
     if apart:
         raise ExtractorMismatch(

@@ -56,7 +56,7 @@ def test_which_key(tmp_path):
     with pytest.raises(UsageError, match="it has no column 'item'"):
         read_labels(path, by="item")
     csv_file(path, "file,bag\na.jpg,yes\n")
-    with pytest.raises(BadSource, match="a column item, source or person"):
+    with pytest.raises(BadSource, match="a column item, source or person; it has 'file', 'bag'"):
         read_labels(path)
 
 

@@ -66,6 +66,9 @@ def test_an_item_as_the_target_drops_what_disagrees_with_it(world):
     assert items_of(*asked, "--auto-filter", "0.7") == sure
     assert items_of(*asked, "--auto-filter", "0.85") == rows_that(world, lambda n: n != 3)
     assert items_of(*asked, "--auto-filter", "0.7", "--no-filter-by", "hat") == everything
+    told = succeed("query", *asked, "--auto-filter", "0.7", "--top", "99").stderr
+    dropped = f"--auto-filter dropped {len(everything - sure)} of {len(everything)}; --explain says"
+    assert dropped in told
     both = rows_that(world, lambda n: n == 0)
     assert items_of(*asked, "--auto-filter", "0.7", "--filter-at", "upper_color=0.5") == both
     assert items_of(*asked, "--auto-filter", "0.4", "--where", "camera = 2") == {
@@ -148,7 +151,6 @@ def test_the_attributes_that_filter_are_shown(world):
         ("--auto-filter 0.7 --filter-at bag=0.9", "no attribute 'bag'"),
         ("--auto-filter 0.7 --no-filter-by bag", "its attributes: hat, upper_color"),
         ("--auto-filter 0.7 --filter-at hat=1 --no-filter-by hat", "clash: give one of them"),
-        ("--auto-filter 0.7 --aggregate mean", "--auto-filter says nothing where videos"),
     ],
 )
 def test_options_that_make_no_sense(world, words, text):

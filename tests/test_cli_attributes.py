@@ -48,7 +48,7 @@ def test_labels_of_market_1501(gallery, tmp_path):
     assert result.stderr.splitlines() == [
         f"{labels}: no row for 2 persons of the gallery (0001, 0004): nothing new is known of 4 "
         "items",
-        f"{labels}: 1 row of a person that the gallery does not have",
+        f"{labels}: 1 row that names no person of the gallery",
     ]
     told = json.loads(result.stdout)
     names = told.pop("attributes")

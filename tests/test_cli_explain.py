@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 
@@ -186,6 +187,21 @@ def test_crops_that_cannot_be_read_are_skipped_or_refused(world, tmp_path):
     nobody = run(*options)
     assert (nobody.exit_code, nobody.stdout) == (1, "")
     assert "no crop that can be read" in nobody.stderr
+
+
+def test_matches_of_a_model_that_compares_parts_are_ranked_by_them(world, tmp_path):
+    torch.manual_seed(5)
+    plan = Plan(system="fls", backbone="resnet18_x0_125", dim=8, regions=3)
+    model = tmp_path / "fls.safetensors"
+    write_model(model, Model(make_system(plan, classes=2).eval(), plan, FED, {}))
+    made = ("--extractor", "trained", "--weights", model)
+    succeed("build", world / "known", "--out", tmp_path / "g", *made)
+    (crop,) = crops_of(world, 13)
+    sheet = tmp_path / "s.html"
+    succeed("explain", model, crop, "--gallery", tmp_path / "g", "--top", 2, "--out", sheet)
+    best = succeed("query", tmp_path / "g", crop, "--top", 2, "--format", "jsonl").stdout
+    places = [sheet.read_text().find(json.loads(line)["source"]) for line in best.splitlines()]
+    assert 0 < places[0] < places[1]
 
 
 def test_a_gallery_of_another_model_is_refused(world, tmp_path):

@@ -15,6 +15,7 @@ from cli.target import file_target, item_target
 from cli.video_target import file_segments, item_segment
 from extractors.attributes import predictor_of
 from extractors.segmenting import Cut
+from extractors.trained import DEFAULT
 from reid_index import Gallery
 
 STRIPES = ("--extractor", "stripes")
@@ -116,7 +117,9 @@ def test_sources_without_pictures_take_no_model(model, out, tmp_path):
 
 def test_models_that_are_none_are_refused(crops, out, tmp_path):
     result = run("build", crops, "--out", out, *STRIPES, "--attributes", tmp_path / "m.safetensors")
-    assert_refused(result, code=1, text="cannot be used yet")
+    assert_refused(result, code=1, text="m.safetensors: there is no such model file")
+    result = run("build", crops, "--out", out, *STRIPES, "--attributes", DEFAULT)
+    assert_refused(result, code=1, text="this model predicts no attributes")
     seven = write_model(tmp_path / "seven.xml", attributes=7)
     result = run("build", crops, "--out", out, *STRIPES, "--attributes", seven)
     assert_refused(result, code=1, text="its outputs are 453 [1,7,1,1]")
@@ -139,9 +142,20 @@ def test_a_target_has_attributes(crops, model, out, tmp_path):
     moved = tmp_path / "moved.xml"
     model.rename(moved)
     model.with_suffix(".bin").rename(moved.with_suffix(".bin"))
-    result = run("query", out, crops / "red.png")
-    assert_refused(result, code=1, text="--attributes FILE says where it is now")
-    succeed("query", out, crops / "red.png", "--attributes", moved)
+    succeed("query", out, crops / "red.png")  # nobody asks for its attributes
+    asked = ("query", out, crops / "red.png", "--auto-filter", "0.7")
+    assert_refused(run(*asked), code=1, text="--attributes FILE says where it is now")
+    succeed(*asked, "--attributes", moved)
+
+
+def test_a_color_that_nobody_knew_can_be_told_later(crops, out, tmp_path):
+    """The model's point of upper clothes lies outside of all crops."""
+    model = write_model(tmp_path / "outside.xml", points=((2, 0.25), (0.5, 0.75)))
+    succeed("build", crops, "--out", out, *STRIPES, "--attributes", model)
+    (tmp_path / "l.csv").write_text("source,upper_color\nred.png,red|black\n")
+    succeed("attributes", out, "--from", tmp_path / "l.csv")
+    assert rows_of(out)["red.png"]["attr.upper_color"] == ["black", "red"]
+    assert rows_of(out)["dark.png"]["attr.upper_color"] is None
 
 
 def test_a_gallery_without_a_model_predicts_nothing(crops, out):
@@ -216,3 +230,53 @@ def test_segments_have_what_their_frames_vote(model, out, tmp_path):
     assert target.attributes["attr.gender"] == [row["attr.gender"] for row in same]
     found = target.attributes["attr.gender.confidence"]
     assert found == pytest.approx([row["attr.gender.confidence"] for row in same], abs=1e-6)
+
+
+def test_segments_that_disagree_with_a_targets_are_left_out(model, out, tmp_path):
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    video = write_video(folder / "v.mp4")
+    boxes = write_boxes(tmp_path / "v.csv", frames=range(20), video="v.mp4")
+    source = (folder, "--tracks", boxes, "--segment", 4)
+    succeed("build", *source, "--out", out, *STRIPES, "--attributes", model)
+    for target in ((video, "--tracks", boxes, "--track", "a"), ("--item", "0")):
+        asked = ("query", out, *target, "--format", "jsonl")
+        for options, tracks in (((), {"a", "b"}), (("--auto-filter", "0.7"), {"a"})):
+            lines = succeed(*asked, *options).stdout.splitlines()
+            assert {json.loads(line)["track"] for line in lines} == tracks
+        told = succeed(*asked, "--auto-filter", "0.7", "--explain").stderr
+        assert "auto-filter 9 of 18 items dropped" in told
+    moved = tmp_path / "moved.xml"
+    model.rename(moved)
+    model.with_suffix(".bin").rename(moved.with_suffix(".bin"))
+    asked = ("query", out, video, "--tracks", boxes, "--track", "a")
+    succeed(*asked)  # nobody asks for its attributes
+    told = run(*asked, "--auto-filter", "0.7")
+    assert_refused(told, code=1, text="--attributes FILE says where it is now")
+    succeed(*asked, "--auto-filter", "0.7", "--attributes", moved)
+
+
+def test_an_evaluation_predicts_where_it_filters(model, out, tmp_path):
+    """A moved model is asked for only then; two people are told apart by their shades."""
+    data = tmp_path / "data"
+    for part, camera in (("query", 1), ("bounding_box_test", 2), ("bounding_box_train", 3)):
+        (data / part).mkdir(parents=True)
+        for person, shade in ((1, SHADES["dark"]), (2, SHADES["light"])):
+            name = f"{person:04d}_c{camera}s1_000001_00.png"
+            Image.new("RGB", (40, 80), shade).save(data / part / name)
+    succeed("build", data / "bounding_box_test", "--out", out, *STRIPES, "--attributes", model)
+    moved = tmp_path / "moved.xml"
+    model.rename(moved)
+    model.with_suffix(".bin").rename(moved.with_suffix(".bin"))
+    succeed("evaluate", out, data)
+    filtered = ("evaluate", out, data, "--auto-filter", "0.8", "--format", "json")
+    told = run(*filtered)
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "--attributes FILE says where it is now" in told.stderr
+    for options in (filtered, ("evaluate", data, data, *STRIPES, *filtered[3:])):
+        found = json.loads(succeed(*options, "--attributes", moved).stdout)["auto_filter"]
+        assert (found["kept"], found["dropped"]) == (1, 0.5)
+    asked = run("evaluate", out, data, "--attributes", moved)
+    assert_refused(asked, code=2, text="--attributes belongs to --auto-filter")
+    asked = run("evaluate", out, out, "--auto-filter", "0.8", "--attributes", moved)
+    assert_refused(asked, code=2, text="--attributes is for dataset folders")

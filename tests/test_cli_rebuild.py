@@ -515,3 +515,27 @@ def test_the_folder_beside_it_may_be_somebody_elses(path):
     result = rebuild(path)
     assert_refused(result, code=1, text="g.rebuilding is needed for rebuilding and holds something")
     assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_what_the_new_model_tells_of_the_items_is_left_to_be_asked_for(crops, path, tmp_path):
+    torch = pytest.importorskip("torch")
+    from training_world import FED
+
+    from extractors.systems import Plan, make_system
+    from extractors.trained import Model, write_model
+
+    torch.manual_seed(0)
+    words = (("hat", ("no", "yes")),)
+    made = {"system": "fls", "backbone": "resnet18_x0_125", "dim": 8, "regions": 3}
+    plan = Plan(**made, words=words, told_from="weighted")
+    weights = tmp_path / "fls.safetensors"
+    write_model(weights, Model(make_system(plan, classes=2).eval(), plan, FED, {}))
+    done = succeed("rebuild", path, "--extractor", "trained", "--weights", weights)
+    assert (
+        f"tells of them, hat, is added by `reid attributes {path} --from {weights}`" in done.stderr
+    )
+    with Gallery.open(path) as gallery:
+        assert "attr.hat" not in gallery.items.column_names
+    succeed("attributes", path, "--from", weights)
+    with Gallery.open(path) as gallery:
+        assert gallery.items["attr.hat"].null_count == 0

@@ -54,11 +54,22 @@ def test_type_of_a_further_column(given: pa.DataType, stored: pa.DataType) -> No
 
 def test_attributes_are_dictionaries_of_text_with_small_confidences() -> None:
     table = conform(
-        pa.table({"attr.hat": ["yes"], "attr.bag": pa.nulls(1), "attr.hat.confidence": [0.5]})
+        pa.table({"attr.hat": ["yes"], "attr.bag": ["no"], "attr.hat.confidence": [0.5]})
+        .append_column("attr.bag.confidence", pa.nulls(1))
+        .append_column("attr.bag.origin", pa.nulls(1))
     )
-    assert table["attr.hat.confidence"].type == pa.float32()
-    assert table["attr.hat"].type == pa.dictionary(pa.int32(), pa.string())
-    assert table["attr.bag"].type == pa.dictionary(pa.int32(), pa.string())
+    for name in ("attr.hat", "attr.bag", "attr.bag.origin"):
+        assert table[name].type == pa.dictionary(pa.int32(), pa.string())
+    for name in ("attr.hat.confidence", "attr.bag.confidence"):
+        assert table[name].type == pa.float32()
+
+
+def test_an_attribute_of_which_nothing_is_known_is_neither_words_nor_sets() -> None:
+    names = ("attr.color", "attr.color.confidence", "attr.color.origin")
+    unknown = conform(pa.table({name: [None] for name in names}))
+    assert not set(names) & set(unknown.column_names)
+    known = conform(pa.table({"attr.color": [["red"]]}))
+    assert stack([unknown, known])["attr.color"].to_pylist() == [None, ["red"]]
 
 
 def test_times_with_and_without_a_zone_in_one_column() -> None:

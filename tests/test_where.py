@@ -317,7 +317,7 @@ def test_of_attributes_only_attributes_are_listed() -> None:
         compile_where("attr.hut = 'yes'").mask(table)
     hint = "(did you mean 'attr.hat'?); attributes: attr.hat, \"attr.a b\"\n"
     assert f"unknown column 'attr.hut' at character 1 {hint}" in str(caught.value)
-    with pytest.raises(WhereError, match=r"attributes: none"):
+    with pytest.raises(WhereError, match=r"'attr.hut' at character 1; attributes: none"):
         compile_where("attr.hut = 'yes'").mask(table.select(["camera"]))
 
 

@@ -139,11 +139,11 @@ class _Column:
     def _unknown(self, names: Sequence[str]) -> WhereError:
         by_lower = {name.lower(): name for name in names}
         close = get_close_matches(self.name.lower(), by_lower, n=1)
-        hint = (
-            f"did you mean {_quoted(by_lower[close[0]])}?"
-            if close
-            else "text goes in 'single quotes'"
-        )
+        hint = ""
+        if close:
+            hint = f" (did you mean {_quoted(by_lower[close[0]])}?)"
+        elif not self.name.startswith(PREFIX):
+            hint = " (text goes in 'single quotes')"
         what = "columns"
         if self.name.startswith(PREFIX):
             # Each has two columns more, among which those that can be meant are hard to see.
@@ -153,9 +153,7 @@ class _Column:
             for name in names
         )
         listed = _printable(", ".join(written)) or "none"
-        return self.place.error(
-            f"unknown column {_quoted(self.name)}", f" ({hint}); {what}: {listed}"
-        )
+        return self.place.error(f"unknown column {_quoted(self.name)}", f"{hint}; {what}: {listed}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..attributes import CONFIDENCE, PREFIX
+from ..attributes import CONFIDENCE, PREFIX, attribute_of
 from ..errors import BadItems
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -47,7 +47,8 @@ def conform(table: pa.Table) -> pa.Table:
     Text becomes numbers or times where the column wants them (ISO 8601, UTC when it names no
     zone). Columns `attr.<name>` become dictionary strings, lists of strings stay sets, dates become
     times, clock times text, 32-bit types widen. A further column without a single value has no
-    type and is left out. Raises BadItems, with the column, when a value does not fit.
+    type and is left out, an attribute with its confidence and origin. Raises BadItems, with the
+    column, when a value does not fit.
     """
     if len(set(table.column_names)) != len(table.column_names):
         raise BadItems(f"items: two columns have the same name: {', '.join(table.column_names)}")
@@ -58,7 +59,7 @@ def conform(table: pa.Table) -> pa.Table:
         else:
             columns[name] = pa.nulls(table.num_rows, kind)
     for name in table.column_names:
-        if name not in STANDARD and not _is_untyped(name, table[name].type):
+        if name not in STANDARD and not _is_untyped(name, table):
             columns[name] = _cast(name, table[name], _extra_type(name, table[name].type))
     return pa.table(columns)
 
@@ -116,8 +117,12 @@ def _parse_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.coalesce(with_zone, without.cast(TIME))
 
 
-def _is_untyped(name: str, kind: pa.DataType) -> bool:
-    return bool(pa.types.is_null(kind)) and not name.startswith("attr.")
+def _is_untyped(name: str, table: pa.Table) -> bool:
+    """Whether it has no value, so that nobody knows what type they would have: of an attribute,
+    words or sets. An attribute's confidence and origin go with its value."""
+    attribute = attribute_of(name)
+    value = name if attribute is None else PREFIX + attribute
+    return value in table.column_names and bool(pa.types.is_null(table[value].type))
 
 
 def _extra_type(name: str, kind: pa.DataType) -> pa.DataType:
