@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from reid_index.attributes import CONFIDENCE, MODEL, ORIGIN, PREFIX, names_in, rank_of
+from reid_index.attributes import CONFIDENCE, MODEL, ORIGIN, PREFIX, names_in, vote
 from reid_index.errors import BadShard, BadSource, BadWeights, ExtractorMismatch
 from reid_index.fingerprint import Fingerprint
 from reid_index.matcher import Matcher
@@ -189,19 +189,15 @@ def voted(items: pa.Table, groups: Sequence[Sequence[int]]) -> dict[str, pa.Arra
     """What the attributes of some rows say together: the attribute columns that the items have,
     with a value for each group of rows, of which none is empty.
 
-    Of each attribute count the rows where it is known, of these the ones of the origin that counts
-    most (`rank_of`). Each gives its word, or its set as a whole, its confidence, 1 where there is
-    none. The word with the largest sum wins, of equal ones the one that comes first. Its confidence
-    is that sum divided by the number of rows that counted, so a row that says another word counts
-    0: at most the mean probability of the word. Where nobody's word has a confidence and all say
-    the same, it has none either. Its origin is that of the first row that says it.
+    See `reid_index.attributes.vote` for how.
     """
     columns: dict[str, pa.Array] = {}
     for name in names_in(items.column_names):
         whole = PREFIX + name
         there = [one for one in (whole, whole + CONFIDENCE, whole + ORIGIN) if one in _names(items)]
         rows = items.select(there).to_pylist()
-        found = [_vote([rows[row] for row in group], whole) for group in groups]
+        told = [(row[whole], row.get(whole + CONFIDENCE), row.get(whole + ORIGIN)) for row in rows]
+        found = [vote(told[row] for row in group) for group in groups]
         for place, column in enumerate((whole, whole + CONFIDENCE, whole + ORIGIN)):
             if column in there:
                 kind = items.schema.field(column).type
@@ -217,25 +213,3 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return pa.array(values, kind.value_type).dictionary_encode().cast(kind)
     return pa.array(values, kind)
-
-
-def _vote(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Any, float | None, str | None]:
-    known = [row for row in rows if row[name] is not None]
-    if not known:
-        return None, None, None
-    best = max(rank_of(row.get(name + ORIGIN)) for row in known)
-    known = [row for row in known if rank_of(row.get(name + ORIGIN)) == best]
-    sums: dict[Any, float] = {}
-    for row in known:
-        sure = row.get(name + CONFIDENCE)
-        word = _word(row[name])
-        sums[word] = sums.get(word, 0.0) + (1.0 if sure is None else sure)
-    winner = max(sums, key=lambda word: sums[word])  # the first of equal ones
-    first = next(row for row in known if _word(row[name]) == winner)
-    is_told = len(sums) == 1 and all(row.get(name + CONFIDENCE) is None for row in known)
-    sure = None if is_told else sums[winner] / len(known)
-    return first[name], sure, first.get(name + ORIGIN)
-
-
-def _word(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -9,7 +9,7 @@ hex digits of its weights; null beside a value is a label's.
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +70,39 @@ def rank_of(origin: str | None) -> int:
     if origin is None or origin == LABEL:
         return 1
     return 2 if origin == PERSON else 0
+
+
+Said: TypeAlias = tuple[Any, float | None, str | None]
+"""What a row says of an attribute: value, confidence, origin; all None where it is unknown."""
+
+
+def vote(rows: Iterable[Said]) -> Said:
+    """What several rows say of one attribute together.
+
+    Of the rows where it is known, those of the origin that counts most count (`rank_of`). Each
+    gives its word, or its set as a whole, its confidence, 1 where there is none. The word with the
+    largest sum wins, of equal ones the one that comes first. Its confidence is that sum divided by
+    the number of rows that counted, so a row that says another word counts 0: at most the mean
+    probability of the word. Where nobody's word has a confidence and all say the same, it has none
+    either. Its origin is that of the first row that says it.
+    """
+    known = [row for row in rows if row[0] is not None]
+    if not known:
+        return None, None, None
+    best = max(rank_of(origin) for _, _, origin in known)
+    known = [row for row in known if rank_of(row[2]) == best]
+    sums: dict[Any, float] = {}
+    for value, sure, _ in known:
+        word = _word(value)
+        sums[word] = sums.get(word, 0.0) + (1.0 if sure is None else float(sure))
+    winner = max(sums, key=lambda word: sums[word])  # the first of equal ones
+    first, _, origin = next(row for row in known if _word(row[0]) == winner)
+    is_told = len(sums) == 1 and all(sure is None for _, sure, _ in known)
+    return first, None if is_told else sums[winner] / len(known), origin
+
+
+def _word(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def certainties(items: pa.Table, name: str) -> NDArray[np.float32]:

@@ -15,7 +15,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from .. import files
-from ..attributes import CONFIDENCE, PREFIX, Threshold, check_name, least_for, names_in
+from ..attributes import (
+    CONFIDENCE,
+    ORIGIN,
+    PREFIX,
+    Said,
+    Threshold,
+    check_name,
+    least_for,
+    names_in,
+    vote,
+)
 from ..errors import BadSource, FormatTooNew, UsageError
 from ..reading import number, read_json, shown, text
 from .columns import Bitmap, Columns, IsNull, OfValues, Step, counted, kind_of, packed, plain_type
@@ -268,29 +278,26 @@ def known_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Words, flo
 
     columns: `attr.<name>` and its `.confidence`, as an item table or an embedding has them, with
     n ≥ 1 values each; others are not looked at, nor are values that are no words.
-    Of an attribute count the pictures in which it is known, each with its confidence, 1 where there
-    is none. The word, or the set as a whole, with the largest sum wins, of equal ones the first;
-    its confidence is that sum over the number of pictures that counted, so that whoever says
-    otherwise makes it less sure. An attribute that none knows is left out. Raises UsageError for
-    confidences outside [0, 1].
+    They vote: see `reid_index.attributes.vote`; sets are the same whatever their order. An
+    attribute that none knows is left out. Raises UsageError for confidences outside [0, 1].
     """
     known: dict[str, tuple[Words, float | None]] = {}
     for name in names_in(columns):
         values = columns[PREFIX + name]
-        confidences = columns.get(PREFIX + name + CONFIDENCE, [None] * len(values))
-        sums: dict[Words, float] = {}
-        counting = 0
-        for value, confidence in zip(values, confidences, strict=True):
+        nothing = [None] * len(values)
+        confidences = columns.get(PREFIX + name + CONFIDENCE, nothing)
+        origins = columns.get(PREFIX + name + ORIGIN, nothing)
+        said: list[Said] = []
+        for value, confidence, origin in zip(values, confidences, origins, strict=True):
             if not isinstance(value, str | list | tuple | set | frozenset):
                 continue  # null, or of a column that holds no words
-            sure = 1.0 if confidence is None else confidence
-            _check_share(sure, f"the confidence of the target's {name}")
+            if confidence is not None:
+                _check_share(confidence, f"the confidence of the target's {name}")
             words: Words = value if isinstance(value, str) else tuple(sorted(set(value)))
-            sums[words] = sums.get(words, 0.0) + float(sure)
-            counting += 1
-        if counting:
-            winner = max(sums, key=lambda words: sums[words])  # the first of equal ones
-            known[name] = (winner, sums[winner] / counting)
+            said.append((words, confidence, origin))
+        if said:
+            word, sure, _ = vote(said)
+            known[name] = (word, 1.0 if sure is None else sure)
     return known
 
 
