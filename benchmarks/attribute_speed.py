@@ -18,9 +18,10 @@ import click
 
 from benchmarks.machine import keep, spread
 from extractors import open_extractor
-from extractors.attributes import WithAttributes, predictor_of
+from extractors.attributes import WithAttributes
 from extractors.images import read_image
 from extractors.pictures import find_pictures
+from extractors.predictors import predictor_of
 
 PATH = click.Path(path_type=Path)
 

@@ -18,8 +18,9 @@ from .sources import (
 )
 
 if TYPE_CHECKING:
-    from extractors.attribute_labels import Joined, Labels
+    from extractors.attribute_labels import Joined
     from extractors.attribute_prediction import Pictured
+    from extractors.labels import Labels
     from reid_index import Gallery
 
 _NAMED = 3
@@ -182,13 +183,13 @@ def _predict(
     No generation is held meanwhile. What was interrupted goes on when it is run again.
     """
 
-    from extractors import attributes
+    from extractors import predictors
     from extractors.attribute_prediction import OnlyAttributes, predicted
     from reid_index import Gallery, Metric
 
     from .formats import counted
 
-    extractor = OnlyAttributes(attributes.predictor_of(model, device=device))
+    extractor = OnlyAttributes(predictors.predictor_of(model, device=device))
     seen = _pictured(gallery, root)
     if seen.unpictured:
         click.echo(f"{counted(seen.unpictured, 'item')} without a picture: left out", err=True)

@@ -362,7 +362,8 @@ def _from_pictures(
     """cut: how tracks become segments; None where crops stay crops, unless the extractor makes
     segments of all."""
     from extractors import open_extractor, recipe
-    from extractors.attributes import WithAttributes, predictor_of, recipe_of
+    from extractors.attributes import WithAttributes
+    from extractors.predictors import predictor_of, recipe_of
     from extractors.segmenting import Cut
     from reid_index import Metric
     from reid_index.store.shard import check_matcher

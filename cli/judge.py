@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors import DEFAULT, open_extractor
-from extractors.attributes import WithAttributes, predictor_of
+from extractors.attributes import WithAttributes
 from extractors.pictures import Source
+from extractors.predictors import predictor_of
 from reid_index import Metric, Reranking, rerank_joint
 from reid_index.errors import UsageError
 from reid_index.evaluation.evaluate import Evaluation, evaluate

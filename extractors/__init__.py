@@ -96,7 +96,7 @@ def recipe(
     attributes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What `open_recipe` needs to make the same extractor again: a JSON object. attributes: what
-    `attributes.recipe_of` says of a predictor beside it."""
+    `predictors.recipe_of` says of a predictor beside it."""
     from .preprocess import preprocess_to_json
 
     fed: dict[str, Any] | None = None
@@ -166,7 +166,8 @@ def open_recipe(
     )
     if not predict or recipe.get("attributes") is None:
         return opened
-    from .attributes import WithAttributes, open_predictor
+    from .attributes import WithAttributes
+    from .predictors import open_predictor
 
     predictor = open_predictor(recipe["attributes"], weights=attributes, device=device)
     return WithAttributes(opened, predictor)

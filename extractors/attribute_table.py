@@ -17,8 +17,8 @@ from reid_index.attributes import CONFIDENCE, LABEL, ORIGIN, PERSON, PREFIX, che
 from reid_index.errors import BadSource, UsageError
 from reid_index.reading import PARQUET_ERRORS, ParquetTable, read_bytes, shown
 
-from .attribute_labels import KEYS, Labels
 from .attribute_vocabulary import NO, VOCABULARY, YES
+from .labels import KEYS, Labels
 
 _LARGEST = 2**30
 """Bytes of a CSV: some twenty million rows."""

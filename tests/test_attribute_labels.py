@@ -14,8 +14,9 @@ from cli_world import ENVIRONMENT, real
 from label_files import DUKE, MARKET, market_labels, part, write_labels
 from scipy.io import savemat
 
-from extractors.attribute_labels import Labels, join_labels, read_labels
+from extractors.attribute_labels import join_labels, read_labels
 from extractors.attribute_vocabulary import DUKE_GROUPS, MARKET_GROUPS, VOCABULARY
+from extractors.labels import Labels
 from extractors.matlab import read_mat, read_structure
 from reid_index.errors import BadSource, UsageError
 

@@ -10,7 +10,7 @@ import pytest
 from cli_world import ENVIRONMENT, REID, REPOSITORY, assert_refused, real, run, succeed, tree
 from PIL import Image
 
-import extractors.attributes
+import extractors.predictors
 from extractors.attributes import AttributePredictor
 from reid_index import Fingerprint, Gallery, verify_gallery
 
@@ -64,7 +64,7 @@ def world(built, tmp_path, monkeypatch):
     world = shutil.copytree(built, tmp_path / "world")
     model = world / "shade.xml"
     model.write_text("")
-    monkeypatch.setattr(extractors.attributes, "predictor_of", lambda *_, **__: Shade())
+    monkeypatch.setattr(extractors.predictors, "predictor_of", lambda *_, **__: Shade())
     return world
 
 
@@ -184,7 +184,7 @@ def test_what_is_deleted_meanwhile(world, monkeypatch):
                 opened.delete(where="item = 1")
             return super().predict(batch)
 
-    monkeypatch.setattr(extractors.attributes, "predictor_of", lambda *_, **__: Deleting())
+    monkeypatch.setattr(extractors.predictors, "predictor_of", lambda *_, **__: Deleting())
     arguments = ("attributes", gallery, "--from", world / "shade.xml", "--root", world)
     told = json.loads(succeed(*arguments, "--format", "json").stdout)
     assert (told["items"], told["unread"]) == (5, 0)
@@ -221,9 +221,9 @@ def test_frames_of_segments_vote(world, tmp_path):
 INTERRUPTED = """
 import functools, os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
-import extractors.attributes, extractors.harvest as harvest
+import extractors.predictors, extractors.harvest as harvest
 from test_cli_attributes_predicted import Shade
-extractors.attributes.predictor_of = lambda *_, **__: Shade()
+extractors.predictors.predictor_of = lambda *_, **__: Shade()
 harvest.Pace = functools.partial(harvest.Pace, part_rows=2)
 write, calls = harvest.write_shard, []
 def write_shard(*arguments, **options):

@@ -13,7 +13,7 @@ from video_world import write_boxes, write_video
 import extractors.harvest
 from cli.target import file_target, item_target
 from cli.video_target import file_segments, item_segment
-from extractors.attributes import predictor_of
+from extractors.predictors import predictor_of
 from extractors.segmenting import Cut
 from extractors.trained import DEFAULT
 from reid_index import Gallery

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from training_world import FED, HEIGHT, WIDTH, crop, people, small, write_people
 
-from extractors.attributes import predictor_of
+from extractors.predictors import predictor_of
 from extractors.systems import Plan, make_system, plan_from
 from extractors.systems.fls import FLS, places_of
 from extractors.systems.system import System, Trained, make_backbone

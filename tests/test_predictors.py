@@ -16,16 +16,14 @@ from extractors.attributes import (
     AttributePredictor,
     WithAttributes,
     columns_of,
-    open_predictor,
     origin_of,
-    predictor_of,
-    recipe_of,
     voted,
 )
 from extractors.attributes_0230 import Predictor0230
 from extractors.colors import market_shades
 from extractors.extractor import Embedding, Extractor, joined
 from extractors.images import read_image
+from extractors.predictors import open_predictor, predictor_of, recipe_of
 from extractors.stripes import StripesExtractor
 from reid_index.attributes import MODEL
 from reid_index.errors import BadSource, BadWeights, ExtractorMismatch
