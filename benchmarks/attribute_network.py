@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.machine import keep
-from benchmarks.split_scores import Crops, cell, table, trained
+from benchmarks.split_scores import Crops, cell, runs_of, table, trained
 from benchmarks.training import whole
 from extractors.attribute_labels import join_labels, read_labels
 from extractors.systems import Plan
@@ -103,7 +103,7 @@ def main(
         "epochs": epochs,
         "attribute_loss": attribute_loss,
     }
-    runs = _runs_of(out, asked)
+    runs = runs_of(out, asked)
     crops = Crops(folder, split, whole(backbone, epochs=epochs).preprocess)
     words, shares, _ = read_words(labels, crops.labelled)
     steps = trainings(backbone, dim=dim, epochs=epochs, words=words, weight=attribute_loss)
@@ -128,15 +128,6 @@ def main(
             keep(out, {"benchmark": "attribute_network", **asked, "runs": runs})
     for line in (*table(runs, BASES), "", *_attribute_table(runs)):
         click.echo(line)
-
-
-def _runs_of(out: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    if not out.exists():
-        return []
-    kept = json.loads(out.read_text())
-    if any(kept[name] != value for name, value in asked.items()):
-        raise click.UsageError(f"{out} has runs of other networks: name another file")
-    return list(kept["runs"])
 
 
 def _judged(crops: Crops, system: FLS, words: Words, labels: Path) -> dict[str, list[float]]:

@@ -16,12 +16,10 @@ A track is cut into segments as `reid build` does. Compared, by the same vectors
 Runs that FILE has already are not made again.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -29,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import keep
-from benchmarks.split_scores import table
+from benchmarks.split_scores import runs_of, table
 from cli.sides import split_pictures
 from extractors.coattention import CoAttentionEncoder
 from extractors.public import frames_state
@@ -214,7 +212,7 @@ def main(
         ema=ema,
     )
     asked = {"benchmark": "coattention", "init": init.name, "training": training.to_json()}
-    runs = _runs_of(out, asked)
+    runs = runs_of(out, asked)
     labelled = read_labelled([split_pictures(folder, split, "train")])
     crops, tracks = decode(labelled, model.preprocess), tracks_of(labelled)
     side = Side.read(folder, split, model)
@@ -251,15 +249,6 @@ def main(
 
 def _beginning(state: dict[str, torch.Tensor], path: Path) -> Callable[[System], object]:
     return lambda system: system.begin(state, path=path)
-
-
-def _runs_of(out: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    if not out.exists():
-        return []
-    kept = json.loads(out.read_text())
-    if any(kept[name] != value for name, value in asked.items()):
-        raise click.UsageError(f"{out} has runs of other networks: name another file")
-    return list(kept["runs"])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Crops of a split, to train on and to be scored on, and tables of what several seeds scored."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -137,6 +139,17 @@ def trained(
             looks=looks,
         )
     return made.system, time.perf_counter() - start
+
+
+def runs_of(out: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs that a file of results has already, [] where there is none. asked: what they have to
+    have been made by. Raises click.UsageError for those of other networks."""
+    if not out.exists():
+        return []
+    kept = json.loads(out.read_text())
+    if any(kept[name] != value for name, value in asked.items()):
+        raise click.UsageError(f"{out} has runs of other networks: name another file")
+    return list(kept["runs"])
 
 
 def table(runs: list[dict[str, Any]], bases: Mapping[str, str]) -> Iterator[str]:

@@ -8,7 +8,6 @@ gallery stores, and by parts too where the system has them. Seeds come first, so
 cut short has all systems by fewer seeds. Runs that FILE has already are not made again.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import keep
-from benchmarks.split_scores import Crops, table, trained
+from benchmarks.split_scores import Crops, runs_of, table, trained
 from benchmarks.training import whole
 from extractors.systems import Plan, make_system
 from extractors.systems.system import System
@@ -103,7 +102,7 @@ def main(
 ) -> None:
     """Train and score systems on the same crops."""
     asked = {"backbone": backbone, "convnext": convnext, "epochs": epochs}
-    runs = _runs_of(out, asked)
+    runs = runs_of(out, asked)
     of_all = trainings(backbone, convnext, epochs=epochs)
     chosen = {name: one for name, one in of_all.items() if not only or name in only}
     fed = {training.preprocess for training in chosen.values()}
@@ -131,15 +130,6 @@ def main(
     for line in _cost_table(costs):
         click.echo(line)
     keep(out, {"benchmark": "systems", **asked, "runs": runs, "costs": costs})
-
-
-def _runs_of(out: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    if not out.exists():
-        return []
-    kept = json.loads(out.read_text())
-    if any(kept[name] != value for name, value in asked.items()):
-        raise click.UsageError(f"{out} has runs of other networks: name another file")
-    return list(kept["runs"])
 
 
 _ROUNDS = 7

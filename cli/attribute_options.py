@@ -85,6 +85,11 @@ def parse_auto_filter(
         if name in unused:
             raise UsageError(f"--filter-at {one} and --no-filter-by {name} clash: give one of them")
         thresholds[name] = least
+    if threshold is None and not thresholds:
+        raise UsageError(
+            f"--auto-filter {text}: it names no attribute, so nothing would be filtered; add "
+            "--filter-at NAME=T, or leave it out"
+        )
     return AutoFilter(threshold=threshold, thresholds=thresholds, unused=unused)
 
 

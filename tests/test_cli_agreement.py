@@ -163,6 +163,13 @@ def test_a_damaged_file_of_thresholds_is_an_error(world, tmp_path):
     assert_refused(asked, code=1, text="t.json: no thresholds of attributes can be read: that of")
 
 
+def test_a_file_that_names_no_attribute_is_refused(world, tmp_path):
+    write_thresholds(tmp_path / "t.json", {}, about={})
+    asked = ["query", world / "g", "--item", "0", "--auto-filter", tmp_path / "t.json"]
+    assert_refused(run(*asked), code=2, text="t.json: it names no attribute")
+    succeed(*asked, "--filter-at", "hat=0.7")
+
+
 def test_a_target_of_which_nothing_is_known(world, tmp_path):
     text = "nothing is known of its attributes, so --auto-filter has nothing to go by"
     crop = sorted((world / "crops").iterdir())[0]

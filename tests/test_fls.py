@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from extractors.systems.fls import FLS, places_of
 from extractors.systems.system import System, Trained, make_backbone
 from extractors.told import told_columns
 from extractors.trained import DEFAULT, Model, TrainedExtractor, write_model
+from extractors.training import train as train_module
 from extractors.training.augment import Augment, prepare, prepare_both
 from extractors.training.crops import read_labelled
 from extractors.training.looks import Looks, read_words, shares_of, words_of
@@ -132,6 +134,17 @@ def test_regions_learn_from_labels_of_pixels_alone() -> None:
     assert out.regions is not None
     out.regions.sum().backward()
     assert made.pixels.score.weight.grad is not None
+
+
+def test_attributes_learn_from_their_labels_not_from_who_it_is() -> None:
+    made = system()
+    assert made.looks is not None
+    out = made(inputs())
+    out.logits[2].sum().backward(retain_graph=True)
+    assert made.looks.join.weight.grad is not None
+    assert all(one.grad is None for one in made.looks.tell.parameters())
+    out.words[-1].sum().backward()
+    assert all(one.grad is not None for one in made.looks.tell.parameters())
 
 
 @pytest.mark.parametrize(
@@ -283,6 +296,12 @@ def _source(folder: Path):  # type: ignore[no-untyped-def]
 def test_what_does_not_fit_the_plan_is_refused(plan: Plan, looks: Looks, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         looks.check(plan, crops=8, persons=4)
+
+
+def test_a_parsers_map_is_read_in_the_middle_of_each_cell() -> None:
+    parsed = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
+    assert np.array_equal(Looks(parsed=parsed).parsed_at(2, 2), [[[5, 7], [13, 15]]])
+    assert np.array_equal(Looks(parsed=parsed).parsed_at(4, 1), [[[2], [6], [10], [14]]])
 
 
 # Regions
@@ -451,6 +470,32 @@ def test_a_training_learns_regions_and_attributes_and_goes_on_where_it_stopped(
     again = train(training, crops, classes, state=state, device=CPU, looks=looks, after=told)
     ours, theirs = again.system.state_dict(), whole.system.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("is_parsed", [False, True])
+def test_regions_are_bands_or_the_parsers_at_first_and_then_looked_for(
+    is_parsed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, classes = people(5, crops=4)
+    parsed = np.full((20, HEIGHT, WIDTH), 1, np.uint8) if is_parsed else None
+    looks, seen, asked = Looks(parsed=parsed), [], []
+
+    def look(*arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        asked.append(options["parsed"])
+        return cluster_maps(*arguments, **options)
+
+    def learn(crops: Any, maps: NDArray[np.uint8], *rest: Any) -> Any:
+        seen.append(set(np.unique(maps)))
+        return prepare_both(crops, maps, *rest)
+
+    monkeypatch.setattr(train_module, "cluster_maps", look)
+    monkeypatch.setattr(train_module, "prepare_both", learn)
+    training = small(plan=replace(BARE, belongings=is_parsed), epochs=6)
+    train(training, crops, classes, state=None, device=CPU, looks=looks)
+    # Two of six epochs are the first fifth, begun.
+    assert len(asked) == 4
+    assert all((one is None) != is_parsed for one in asked)
+    assert seen[0] == ({1} if is_parsed else {1, 2, 3})
 
 
 def test_with_other_attributes_a_training_does_not_go_on(tmp_path: Path) -> None:
